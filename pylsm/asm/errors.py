@@ -1,0 +1,99 @@
+"""What the assembler refuses: one base class, one type per kind of mistake.
+
+Every error is raised at the Python line that made the mistake wherever that line is known, and ``line`` repeats it
+as data.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from pylsm.errors import PylsmError
+
+__all__ = [
+    "AsmError",
+    "BlockError",
+    "CallError",
+    "CpuError",
+    "FallThroughError",
+    "FieldError",
+    "LabelError",
+    "OperandError",
+    "ProgramSizeError",
+    "RangeError",
+    "RegisterError",
+    "SourceLine",
+    "StackError",
+    "SyntaxTextError",
+    "UnknownNameError",
+]
+
+
+class SourceLine(NamedTuple):
+    """The place in a source file that an instruction was written at."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class AsmError(PylsmError):
+    """Base of all assembler errors; ``line`` is the Python (or text) line at fault, or None where none is known."""
+
+    def __init__(self, message: str, *, hint: str = "", line: Optional[SourceLine] = None) -> None:
+        super().__init__(f"{line}: {message}" if line else message, hint=hint)
+        self.line = line
+
+
+class RegisterError(AsmError):
+    """A register that does not exist, was never written, or was clobbered by a call."""
+
+
+class RangeError(AsmError):
+    """An immediate or an offset that does not fit its field."""
+
+
+class OperandError(AsmError):
+    """An operand of the wrong kind for this instruction."""
+
+
+class LabelError(AsmError):
+    """A label bound twice, never bound, or of another program."""
+
+
+class BlockError(AsmError):
+    """A block left open, or ``else_`` without ``if_``."""
+
+
+class FallThroughError(AsmError):
+    """Control runs off the end of a function."""
+
+
+class StackError(AsmError):
+    """More than 512 bytes of stack (MAX_BPF_STACK, include/linux/filter.h)."""
+
+
+class CallError(AsmError):
+    """A call whose arguments do not fit the callee's prototype."""
+
+
+class UnknownNameError(AsmError):
+    """A helper, field or function that nobody knows; the message has the nearest name."""
+
+
+class FieldError(AsmError):
+    """A typed access that this type does not have."""
+
+
+class CpuError(AsmError):
+    """An instruction above the chosen ``cpu`` level."""
+
+
+class ProgramSizeError(AsmError):
+    """More instructions than the kernel takes (BPF_COMPLEXITY_LIMIT_INSNS, 1,000,000)."""
+
+
+class SyntaxTextError(AsmError):
+    """Assembler text that does not parse: file, line, column and what was expected."""

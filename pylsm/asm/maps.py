@@ -1,0 +1,117 @@
+"""A map as a program names it: plain data, created by the loader."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Optional, Protocol, Union
+
+from pylsm.asm.errors import OperandError
+
+__all__ = ["Layout", "MapSpec", "MapType"]
+
+
+class MapType(IntEnum):
+    """enum bpf_map_type (include/uapi/linux/bpf.h)."""
+
+    UNSPEC = 0
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERF_EVENT_ARRAY = 4
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    STACK_TRACE = 7
+    CGROUP_ARRAY = 8
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    DEVMAP = 14
+    SOCKMAP = 15
+    CPUMAP = 16
+    XSKMAP = 17
+    SOCKHASH = 18
+    CGROUP_STORAGE = 19
+    REUSEPORT_SOCKARRAY = 20
+    PERCPU_CGROUP_STORAGE = 21
+    QUEUE = 22
+    STACK = 23
+    SK_STORAGE = 24
+    DEVMAP_HASH = 25
+    STRUCT_OPS = 26
+    RINGBUF = 27
+    INODE_STORAGE = 28
+    TASK_STORAGE = 29
+    BLOOM_FILTER = 30
+    USER_RINGBUF = 31
+    CGRP_STORAGE = 32
+    ARENA = 33
+
+
+class Layout(Protocol):
+    """What the assembler asks of a record: its size and where its fields are (``pylsm.record.Record`` has it)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the fixed part."""
+        ...
+
+    def field(self, name: str) -> tuple[int, int]:
+        """(offset, size) of a field, in bytes; raises KeyError."""
+        ...
+
+
+class MapSpec:
+    """A map by name, type and sizes.
+
+    Args:
+        name: at most 15 bytes (BPF_OBJ_NAME_LEN with its NUL).
+        type: the map type.
+        key, value: size in bytes, or a record whose layout is also shown by ``bpftool map dump``.
+        max_entries: entries; bytes (a power of two, a multiple of the page size) for a ring buffer.
+        flags: BPF_F_* flags of BPF_MAP_CREATE.
+
+    Raises:
+        OperandError: a name the kernel would refuse.
+    """
+
+    __slots__ = ("flags", "key", "key_size", "max_entries", "name", "type", "value", "value_size")
+
+    def __init__(
+        self,
+        name: str,
+        type: MapType,
+        *,
+        key: Union[int, Layout] = 0,
+        value: Union[int, Layout] = 0,
+        max_entries: int,
+        flags: int = 0,
+    ) -> None:
+        if not name or len(name) > 15 or not all(c.isalnum() or c in "_." for c in name):
+            raise OperandError(f"map name {name!r}: 1 to 15 letters, digits, '_' or '.' are allowed")
+        self.name = name
+        self.type = type
+        self.key: Optional[Layout] = None if isinstance(key, int) else key
+        self.value: Optional[Layout] = None if isinstance(value, int) else value
+        self.key_size = key if isinstance(key, int) else key.size
+        self.value_size = value if isinstance(value, int) else value.size
+        self.max_entries = max_entries
+        self.flags = flags
+
+    def resized(self, max_entries: int) -> MapSpec:
+        """The same map with another size."""
+        return MapSpec(
+            self.name,
+            self.type,
+            key=self.key or self.key_size,
+            value=self.value or self.value_size,
+            max_entries=max_entries,
+            flags=self.flags,
+        )
+
+    def __repr__(self) -> str:
+        return f"MapSpec({self.name!r}, {self.type.name}, key={self.key_size}, value={self.value_size})"

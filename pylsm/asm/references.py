@@ -1,0 +1,80 @@
+"""What an instruction needs from elsewhere, by name: resolved by the loader (or by an ELF writer), never here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Tuple, Union
+
+__all__ = [
+    "EnumRef",
+    "FieldRef",
+    "FunctionRef",
+    "KfuncRef",
+    "KsymRef",
+    "MapRef",
+    "MapValueRef",
+    "Reference",
+    "TypeRef",
+]
+
+
+class MapRef(NamedTuple):
+    """The file descriptor of a map, in a ``lddw`` (BPF_PSEUDO_MAP_FD)."""
+
+    name: str
+
+
+class MapValueRef(NamedTuple):
+    """The address of byte ``offset`` of the only value of an array map, in a ``lddw`` (BPF_PSEUDO_MAP_VALUE)."""
+
+    name: str
+    offset: int
+
+
+class FieldRef(NamedTuple):
+    """A property of a field of a kernel type: CO-RE without clang.
+
+    ``struct``: the type's name ("file"; "union x" for a union); ``path``: members, dotted, through embedded and
+    anonymous types but never through a pointer. ``what``: "offset" (bytes), "size" (bytes) or "exists" (0 or 1).
+    It is written to ``off`` of a load or store and to ``imm`` of anything else. ``alternatives`` are further
+    (struct, path) pairs to try in order when the field is not there.
+    """
+
+    struct: str
+    path: str
+    what: str = "offset"
+    alternatives: Tuple[Tuple[str, str], ...] = ()
+
+
+class TypeRef(NamedTuple):
+    """A property of a kernel type: ``what`` is "id", "size" (bytes) or "exists" (0 or 1)."""
+
+    name: str
+    what: str
+
+
+class EnumRef(NamedTuple):
+    """The value of an enumerator of a kernel enum."""
+
+    enum: str
+    value: str
+
+
+class KfuncRef(NamedTuple):
+    """A kernel function called by BTF id (BPF_PSEUDO_KFUNC_CALL)."""
+
+    name: str
+
+
+class KsymRef(NamedTuple):
+    """A kernel variable by BTF id, in a ``lddw`` (BPF_PSEUDO_BTF_ID)."""
+
+    name: str
+
+
+class FunctionRef(NamedTuple):
+    """A function of the same program, for a call (BPF_PSEUDO_CALL) or a callback's address (BPF_PSEUDO_FUNC)."""
+
+    name: str
+
+
+Reference = Union[MapRef, MapValueRef, FieldRef, TypeRef, EnumRef, KfuncRef, KsymRef, FunctionRef]
