@@ -6,7 +6,7 @@ as data.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from pylsm.errors import PylsmError
 
@@ -42,7 +42,7 @@ class SourceLine(NamedTuple):
 class AsmError(PylsmError):
     """Base of all assembler errors; ``line`` is the Python (or text) line at fault, or None where none is known."""
 
-    def __init__(self, message: str, *, hint: str = "", line: Optional[SourceLine] = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", line: SourceLine | None = None) -> None:
         super().__init__(f"{line}: {message}" if line else message, hint=hint)
         self.line = line
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Iterable, Iterator, Optional
+from collections.abc import Iterable, Iterator
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import OperandError, RangeError, RegisterError, SourceLine
@@ -36,17 +36,13 @@ class Instruction:
         src: int = 0,
         off: int = 0,
         imm: int = 0,
-        reference: Optional[Reference] = None,
-        line: Optional[SourceLine] = None,
+        reference: Reference | None = None,
+        line: SourceLine | None = None,
     ) -> None:
         if not -0x8000 <= off <= 0x7FFF:
             raise RangeError(f"offset {off} does not fit 16 signed bits", line=line)
-        if not -0x80000000 <= imm <= 0x7FFFFFFF and (
-            opcode != op.LDDW or not op.S64_MIN <= imm <= op.U64_MAX
-        ):
-            raise RangeError(
-                f"immediate {imm:#x} does not fit {64 if opcode == op.LDDW else 32} bits", line=line
-            )
+        if not -0x80000000 <= imm <= 0x7FFFFFFF and (opcode != op.LDDW or not op.S64_MIN <= imm <= op.U64_MAX):
+            raise RangeError(f"immediate {imm:#x} does not fit {64 if opcode == op.LDDW else 32} bits", line=line)
         if dst > 10 or src > 10 or dst < 0 or src < 0:
             raise RegisterError(f"r{dst if not 0 <= dst <= 10 else src} is not a register (r0-r10)", line=line)
         self.opcode = opcode
@@ -65,10 +61,10 @@ class Instruction:
     def replace(
         self,
         *,
-        src: Optional[int] = None,
-        off: Optional[int] = None,
-        imm: Optional[int] = None,
-        opcode: Optional[int] = None,
+        src: int | None = None,
+        off: int | None = None,
+        imm: int | None = None,
+        opcode: int | None = None,
     ) -> Instruction:
         """A copy with other field values and no reference: what a resolver returns."""
         return Instruction(

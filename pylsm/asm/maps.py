@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Optional, Protocol, Union
+from typing import Protocol
 
 from pylsm.asm.errors import OperandError
 
@@ -86,8 +86,8 @@ class MapSpec:
         name: str,
         type: MapType,
         *,
-        key: Union[int, Layout] = 0,
-        value: Union[int, Layout] = 0,
+        key: int | Layout = 0,
+        value: int | Layout = 0,
         max_entries: int,
         flags: int = 0,
     ) -> None:
@@ -95,8 +95,8 @@ class MapSpec:
             raise OperandError(f"map name {name!r}: 1 to 15 letters, digits, '_' or '.' are allowed")
         self.name = name
         self.type = type
-        self.key: Optional[Layout] = None if isinstance(key, int) else key
-        self.value: Optional[Layout] = None if isinstance(value, int) else value
+        self.key: Layout | None = None if isinstance(key, int) else key
+        self.value: Layout | None = None if isinstance(value, int) else value
         self.key_size = key if isinstance(key, int) else key.size
         self.value_size = value if isinstance(value, int) else value.size
         self.max_entries = max_entries

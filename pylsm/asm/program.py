@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 from pylsm.asm.instruction import Instruction, encode
 from pylsm.asm.maps import Layout, MapSpec
@@ -38,11 +38,11 @@ class Program(NamedTuple):
 
     name: str
     section: str
-    instructions: Tuple[Instruction, ...]
-    functions: Tuple[Function, ...]
-    maps: Tuple[MapSpec, ...] = ()
+    instructions: tuple[Instruction, ...]
+    functions: tuple[Function, ...]
+    maps: tuple[MapSpec, ...] = ()
     license: str = "GPL"
-    records: Tuple[Layout, ...] = ()
+    records: tuple[Layout, ...] = ()
 
     @property
     def slots(self) -> int:
@@ -57,6 +57,6 @@ class Program(NamedTuple):
         """The bytes with unresolved references as zero fields; see `pylsm.asm.instruction.encode`."""
         return encode(self.instructions, byteorder)
 
-    def map(self, name: str) -> Optional[MapSpec]:
+    def map(self, name: str) -> MapSpec | None:
         """The map of that name, or None."""
         return next((m for m in self.maps if m.name == name), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple, Union
+from typing import NamedTuple, Union
 
 __all__ = [
     "EnumRef",
@@ -42,7 +42,7 @@ class FieldRef(NamedTuple):
     struct: str
     path: str
     what: str = "offset"
-    alternatives: Tuple[Tuple[str, str], ...] = ()
+    alternatives: tuple[tuple[str, str], ...] = ()
 
 
 class TypeRef(NamedTuple):
