@@ -1,0 +1,171 @@
+"""The command line of tools/vm."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import MachineError, image, kernels
+from .machine import Machine
+
+__all__ = ["main", "parse"]
+
+FAILED = 125  # as env(1), docker and git bisect say "not the command's own status"
+
+EPILOG = """\
+The machine has this checkout at its own path, this Python with the project's dependencies and its "test"
+extra, a few tools, no network but loopback and no disk. It is gone when the command ends. Inside,
+PYLSM_VM holds the kernel's release.
+
+examples:
+  tools/vm -- python3 -c 'print(1)'
+  tools/vm --kernel 6.12 -- pytest tests/vm
+  tools/vm --kernel newest -- sh -c 'cat /sys/kernel/security/lsm; uname -r'
+  tools/vm --lsm landlock -- python3 -m pylsm      a kernel where BPF LSM programs never fire
+  tools/vm --share-out results -- pytest --junitxml /out/junit.xml
+  tools/vm --modules overlay,veth -- unshare -n ip link add type veth
+  tools/vm --icount -- tools/bench                 time counts instructions, so figures repeat
+  tools/vm --fetch 5.10 6.1 6.12 6.18 7.3          download only
+
+exit status: the command's, 128+N if signal N ended it; 125 when the machine failed (no kernel, no boot,
+panic, timeout).
+"""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/vm",
+        usage="tools/vm [options] -- COMMAND [ARGUMENT...]\n       tools/vm --fetch KERNEL... | --list",
+        description="Run a command under another Linux kernel, in a throw-away machine (QEMU, no KVM).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    option = parser.add_argument
+    option(
+        "--kernel",
+        default="6.1",
+        metavar="VERSION",
+        help="series, release or 'newest' (default: %(default)s)",
+    )
+    option(
+        "--lsm",
+        default="landlock,bpf",
+        metavar="LIST",
+        help="lsm= of the kernel; '' for its default (default: %(default)s)",
+    )
+    option("--append", default="", metavar="ARGS", help="further kernel parameters")
+    option("--memory", type=int, default=1024, metavar="MB", help="(default: %(default)s)")
+    option("--cpus", type=int, default=1, metavar="N", help="(default: %(default)s)")
+    option(
+        "--icount", action="store_true", help="clocks count guest instructions: repeatable, slower, one CPU"
+    )
+    option(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="for boot and command (default: %(default)s)",
+    )
+    option(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="variable for the command; repeatable",
+    )
+    option(
+        "--modules", default="", metavar="NAME,...", help="kernel modules to load, with what they depend on"
+    )
+    option("--share-out", type=Path, metavar="DIR", help="files the command leaves in /out come back here")
+    option("--console", action="store_true", help="show kernel messages on standard error")
+    option("--time", action="store_true", help="say on standard error how long the boot took")
+    option("--fetch", nargs="+", metavar="KERNEL", help="download the newest of these, run nothing")
+    option("--list", action="store_true", help="show the kernels there are and those in the cache")
+    option("command", nargs="*", help=argparse.SUPPRESS)
+
+    own, dashes, command = _split(arguments)
+    options = parser.parse_args(own)
+    if options.command:
+        parser.error(f"put -- before the command: tools/vm -- {' '.join(options.command)}")
+    options.command = command
+    if bool(command) + bool(options.fetch) + options.list != 1:
+        parser.error("give a command after --, or --fetch, or --list")
+    if options.icount and options.cpus != 1:
+        parser.error("--icount works with one CPU only")
+    for setting in options.env:
+        if "=" not in setting:
+            parser.error(f"--env {setting}: not NAME=VALUE")
+    return options
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        if options.list:
+            return _list()
+        if options.fetch:
+            for wanted in options.fetch:
+                print(kernels.fetch(wanted).release)
+            return 0
+        return _run(options)
+    except MachineError as error:
+        print(f"tools/vm: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # our reader has gone: tools/vm … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+
+
+def _run(options: argparse.Namespace) -> int:
+    kernel = kernels.find(options.kernel)
+    with open(os.memfd_create("initramfs"), "wb") as initramfs:
+        image.write(
+            initramfs,
+            kernel=kernel,
+            wanted_modules=[name for name in options.modules.split(",") if name],
+            command=options.command,
+            environment=dict(setting.split("=", 1) for setting in options.env),
+            share_out=options.share_out is not None,
+        )
+        initramfs.flush()
+        machine = Machine(
+            kernel,
+            initramfs,
+            lsm=options.lsm,
+            append=options.append,
+            memory=options.memory,
+            cpus=options.cpus,
+            icount=options.icount,
+            timeout=options.timeout,
+            console=options.console,
+            share_out=options.share_out,
+        )
+        status = machine.run()
+    if options.time:
+        print(f"tools/vm: {kernel.release} ran Python after {machine.boot_seconds:.1f} s", file=sys.stderr)
+    return status
+
+
+def _list() -> int:
+    here = {kernel.release for kernel in kernels.cached()}
+    for release in kernels.available():
+        print(f"{release}{'  (cached)' if release in here else ''}")
+    return 0
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    """Options, whether there was a --, the command: what follows -- is not ours to parse."""
+    own = list(arguments)
+    if "--" not in own:
+        return own, False, []
+    at = own.index("--")
+    return own[:at], True, own[at + 1 :]

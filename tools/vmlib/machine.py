@@ -1,0 +1,178 @@
+"""One machine: QEMU, the command's output and status as they come, and an end in every case."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from . import MachineError
+from .kernels import Kernel
+
+__all__ = ["Frames", "Machine"]
+
+QEMU = "qemu-system-x86_64"
+HEADER = struct.Struct(">cI")
+CONSOLE_LINES = 25
+PR_SET_PDEATHSIG = 1
+
+
+class Frames:
+    """Cut the byte stream of a serial port into what guest_init.Port.send wrote."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        self._buffer += data
+        while len(self._buffer) >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._buffer)
+            end = HEADER.size + length
+            if len(self._buffer) < end:
+                return
+            yield kind, bytes(self._buffer[HEADER.size : end])
+            del self._buffer[:end]
+
+
+@dataclass
+class Machine:
+    """How to run one; `run` does."""
+
+    kernel: Kernel
+    initramfs: BinaryIO  # with a file descriptor that QEMU can map, such as a memfd
+    lsm: str = "landlock,bpf"
+    append: str = ""
+    memory: int = 1024
+    cpus: int = 1
+    icount: bool = False
+    timeout: float = 600
+    console: bool = False
+    share_out: Path | None = None
+    boot_seconds: float | None = field(default=None, init=False)
+
+    def run(self) -> int:
+        """The command's exit status. Its output goes to this process's, kernel messages do not."""
+        if shutil.which(QEMU) is None:
+            raise MachineError(f"{QEMU} is missing: apt-get install qemu-system-x86")
+        started = time.monotonic()
+        read, write = os.pipe()
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(open(read, "rb", buffering=0))
+            with open(write, "wb", buffering=0):
+                process = subprocess.Popen(
+                    self.command(write),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(write, self.initramfs.fileno()),
+                    preexec_fn=_die_with(os.getpid(), ctypes.CDLL(None)),
+                )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            console = stack.enter_context(process.stdout)
+            return self._listen(port, console, started)
+
+    def command(self, port: int) -> list[str]:
+        """QEMU's command line: console on standard output, the command's port on that descriptor."""
+        accel = "tcg,thread=single" if self.icount else "tcg,thread=multi"
+        append = ["console=ttyS0", "panic=-1", "rdinit=/init"]
+        if not self.console:
+            append.append("quiet")  # a line on a serial console costs milliseconds
+        if self.lsm:
+            append.append(f"lsm={self.lsm}")
+        append.append(self.append)
+        return [
+            *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *("-machine", "pc", "-accel", accel),
+            # cx16: QEMU 7.2 corrupts 6.12 guests at random when it emulates cmpxchg16b
+            *("-cpu", "max,cx16=off", "-smp", str(self.cpus), "-m", str(self.memory)),
+            *(("-icount", "shift=0,sleep=off") if self.icount else ()),
+            *("-kernel", str(self.kernel.image), "-initrd", f"/proc/self/fd/{self.initramfs.fileno()}"),
+            *("-append", " ".join(append).strip()),
+            *("-add-fd", f"fd={port},set=1", "-chardev", "file,id=port,path=/dev/fdset/1,append=on"),
+            *("-serial", "stdio", "-serial", "chardev:port"),
+        ]
+
+    def _listen(self, port: BinaryIO, console: BinaryIO, started: float) -> int:
+        frames = Frames()
+        printed = bytearray()
+        outbox = tempfile.TemporaryFile() if self.share_out else None
+        with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+            if outbox:
+                stack.enter_context(outbox)
+            selector.register(port, selectors.EVENT_READ)
+            selector.register(console, selectors.EVENT_READ)
+            while selector.get_map():
+                ready = selector.select(max(0, started + self.timeout - time.monotonic()))
+                if not ready:
+                    raise MachineError(_with_console(f"timeout after {self.timeout:g} s", printed))
+                for key, _ in ready:
+                    data = os.read(key.fd, 65536)
+                    if not data:
+                        selector.unregister(key.fileobj)
+                    elif key.fileobj is console:
+                        printed += data
+                        if self.console:
+                            _emit(sys.stderr.buffer, data)
+                    for kind, payload in frames.feed(data) if key.fileobj is port else ():
+                        if kind == b"o":
+                            _emit(sys.stdout.buffer, payload)
+                        elif kind == b"e":
+                            _emit(sys.stderr.buffer, payload)
+                        elif kind == b"b":
+                            self.boot_seconds = time.monotonic() - started
+                        elif kind == b"t" and outbox:
+                            outbox.write(payload)
+                        elif kind == b"f":
+                            raise MachineError(_with_console(f"init failed: {payload.decode()}", printed))
+                        elif kind == b"x":
+                            if outbox and self.share_out:
+                                outbox.seek(0)
+                                _unpack(outbox, self.share_out)
+                            return payload[0]
+        what = "ended before the command did" if self.boot_seconds else "did not boot"
+        raise MachineError(_with_console(f"the machine {what}", printed))
+
+
+def _emit(stream: BinaryIO, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
+
+
+def _with_console(message: str, printed: bytes) -> str:
+    lines = printed.decode(errors="replace").replace("\r", "").strip().splitlines()[-CONSOLE_LINES:]
+    return "\n".join([message, "last console lines:", *(f"  {line}" for line in lines)]) if lines else message
+
+
+def _unpack(archive: BinaryIO, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=archive) as tar:
+        if hasattr(tarfile, "data_filter"):
+            tar.extractall(directory, filter="data")
+        else:  # before 3.11.4: the archive comes from this checkout's own command
+            tar.extractall(directory)
+
+
+def _die_with(parent: int, libc: ctypes.CDLL) -> object:
+    """For Popen: a machine does not outlive its tools/vm, not even one that was killed with SIGKILL."""
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

@@ -1,0 +1,108 @@
+"""What this interpreter needs to run elsewhere: its own files, the standard library, a few distributions."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import struct
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from . import CHECKOUT
+
+__all__ = ["closure", "compiled", "distribution_files", "interpreter_files", "pyc_path", "required"]
+
+# They read code and never run it: 50 MB that no command inside a machine needs.
+STATIC_TOOLS = frozenset({"mypy", "ruff"})
+# Never imported by a program: tests, graphics, installers, build files.
+NOT_LIBRARY = frozenset(
+    "__pycache__ ensurepip idlelib lib2to3 pydoc_data site-packages test tests tkinter turtledemo".split()
+)
+
+
+def required(pyproject: Path = CHECKOUT / "pyproject.toml", extra: str = "test") -> list[str]:
+    """Names of the distributions that the project and its extra ask for."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib  # pytest brings it
+    project: dict[str, Any] = tomllib.loads(pyproject.read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"][extra]
+    return [name for name in map(_name, wanted) if name not in STATIC_TOOLS]
+
+
+def closure(names: Iterable[str]) -> list[metadata.Distribution]:
+    """Those distributions and all they require, by name, as far as they are installed.
+
+    Markers are not evaluated, except that requirements of extras are left out: what a marker rules out
+    is as a rule not installed, and does no harm where it is.
+    """
+    found: dict[str, metadata.Distribution] = {}
+    todo = list(names)
+    while todo:
+        name = _name(todo.pop())
+        if name in found:
+            continue
+        try:
+            found[name] = distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        todo += [line for line in distribution.requires or [] if not re.search(r"\bextra\b", line)]
+    return [found[name] for name in sorted(found)]
+
+
+def distribution_files(distribution: metadata.Distribution) -> Iterator[Path]:
+    """Installed files, scripts such as bin/pytest among them, without compiled bytecode."""
+    for file in distribution.files or []:
+        path = Path(os.path.abspath(str(distribution.locate_file(file))))
+        if path.suffix != ".pyc" and path.is_file():
+            yield path
+
+
+def interpreter_files() -> Iterator[Path]:
+    """The executable (in a virtual environment: both), and the standard library."""
+    executables = {sys.executable, getattr(sys, "_base_executable", sys.executable)}
+    yield from map(Path, sorted(executables))
+    for configuration in (Path(sys.prefix, "pyvenv.cfg"), Path(sys.executable).parent / "pyvenv.cfg"):
+        if configuration.is_file():
+            yield configuration
+    for library in sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}):
+        for directory, children, files in os.walk(library):
+            children[:] = sorted(c for c in children if c not in NOT_LIBRARY and not c.startswith("config-"))
+            for name in sorted(files):
+                if name.endswith((".py", ".so", ".json", ".txt")):
+                    yield Path(directory, name)
+
+
+def pyc_path(source: Path) -> str:
+    return importlib.util.cache_from_source(str(source))
+
+
+def compiled(source: Path, data: bytes, checked: bool) -> bytes | None:
+    """A .pyc that is valid by the source's hash (PEP 552), not by its time; None for what is no module.
+
+    A checked one is compared with the source at import, so that an edit inside the machine counts.
+    """
+    try:
+        code: CodeType = compile(data, str(source), "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError):
+        return None
+    import marshal
+
+    flags = 0b11 if checked else 0b01
+    header = importlib.util.MAGIC_NUMBER + struct.pack("<I", flags) + importlib.util.source_hash(data)
+    return header + marshal.dumps(code)
+
+
+def _name(requirement: str) -> str:
+    """The normalised name (PEP 503) at the start of a requirement (PEP 508)."""
+    match = re.match(r"[A-Za-z0-9._-]+", requirement)
+    if not match:
+        raise ValueError(f"not a requirement: {requirement!r}")
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
