@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,7 +88,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     option("--list", action="store_true", help="show the kernels there are and those in the cache")
     option("command", nargs="*", help=argparse.SUPPRESS)
 
-    own, dashes, command = _split(arguments)
+    # What follows -- is not ours to parse: it may hold a -- of its own.
+    at = list(arguments).index("--") if "--" in arguments else len(arguments)
+    own, command = list(arguments[:at]), list(arguments[at + 1 :])
     options = parser.parse_args(own)
     if options.command:
         parser.error(f"put -- before the command: tools/vm -- {' '.join(options.command)}")
@@ -160,12 +161,3 @@ def _list() -> int:
     for release in kernels.available():
         print(f"{release}{'  (cached)' if release in here else ''}")
     return 0
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
-    """Options, whether there was a --, the command: what follows -- is not ours to parse."""
-    own = list(arguments)
-    if "--" not in own:
-        return own, False, []
-    at = own.index("--")
-    return own[:at], True, own[at + 1 :]

@@ -8,10 +8,8 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,11 +22,11 @@ from .kernels import Kernel, lock
 __all__ = ["base", "checkout_files", "guest_path", "write"]
 
 # What tests reach for; those that this machine has.
-TOOLS = (
-    "sh bash cat cp chmod chown echo env false head id kill ln ls mkdir mknod mv nice pwd readlink rm rmdir "
-    "sleep sort stat tail tee timeout touch true uname wc grep sed find dd seq "
-    "bpftool chroot dmesg ip mount nsenter prlimit ps setpriv setsid taskset umount unshare"
-).split()
+TOOLS = """
+    bash cat chmod chown cp dd echo env false find grep head id kill ln ls mkdir mknod mv pwd readlink rm
+    rmdir sed seq sh sleep sort stat tail tee timeout touch true uname wc
+    bpftool chroot dmesg ip mount nsenter prlimit ps setpriv setsid taskset umount unshare
+"""
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Opened at run time by name, so no ldd shows them.
 LOADED_LATER = (
@@ -44,7 +42,7 @@ ETC = {
     "/etc/hostname": "pylsm-vm\n",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
-DIRECTORIES = "/proc /sys /dev /tmp /run /root /mnt /var/tmp /home".split()
+DIRECTORIES = ("/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/mnt", "/var/tmp", "/home")
 UNUSED_DAYS = 14
 
 
@@ -57,7 +55,7 @@ def base() -> Path:
     """The cached base image for this interpreter, its distributions and this machine's tools."""
     directory = cache_directory("images")
     distributions = python.closure(python.required())
-    tools = [path for path in (shutil.which(name, path=SEARCH) for name in TOOLS) if path]
+    tools = [path for path in (shutil.which(name, path=SEARCH) for name in TOOLS.split()) if path]
     versions = [f"{dist.metadata['Name']} {dist.version} {dist.locate_file('')}" for dist in distributions]
     watched = [sys.executable, *tools, *_expand(LOADED_LATER), __file__, python.__file__]
     stamps = [f"{path} {os.stat(path).st_mtime_ns}" for path in watched]
@@ -65,14 +63,11 @@ def base() -> Path:
     image = directory / f"{key[:16]}.cpio"
     with lock(f"image-{key[:16]}"):
         if not image.exists():
-            with tempfile.NamedTemporaryFile(dir=directory, prefix=".", delete=False) as file:
-                try:
-                    files = [file for dist in distributions for file in python.distribution_files(dist)]
-                    _write_base(file, [*python.interpreter_files(), *files], tools)
-                    os.replace(file.name, image)
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
+            files = [path for dist in distributions for path in python.distribution_files(dist)]
+            part = image.with_suffix(".part")
+            with open(part, "wb") as file:
+                _write_base(file, [*python.interpreter_files(), *files], tools)
+            part.rename(image)
     os.utime(image)
     for old in directory.glob("*.cpio"):
         if old.stat().st_mtime < time.time() - UNUSED_DAYS * 86400:
@@ -112,8 +107,8 @@ def write(
         shutil.copyfileobj(file, out, 1 << 20)
     with Archive(out) as archive:
         loaded = []
-        for path, data in modules.closure(kernel.modules, wanted_modules):
-            inside = f"/lib/modules/{kernel.release}/{path}"
+        for name, data in modules.closure(kernel.modules, wanted_modules):
+            inside = f"/lib/modules/{kernel.release}/{name}"
             archive.file(inside, data)
             loaded.append(inside)
         config = {
@@ -143,10 +138,10 @@ def write(
 
 def _write_base(out: BinaryIO, files: Iterable[Path], tools: Sequence[str]) -> None:
     with Archive(out) as archive:
-        for path in DIRECTORIES:
-            archive.directory(path, 0o1777 if path.endswith("tmp") else 0o755)
-        for path, text in ETC.items():
-            archive.file(path, text.encode())
+        for directory in DIRECTORIES:
+            archive.directory(directory, 0o1777 if directory.endswith("tmp") else 0o755)
+        for name, text in ETC.items():
+            archive.file(name, text.encode())
         elf = [archive.copy(tool) for tool in tools]
         for source in files:
             real = _add(archive, source, checked=False)

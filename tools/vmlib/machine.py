@@ -14,10 +14,10 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from . import MachineError
 from .kernels import Kernel
@@ -52,7 +52,7 @@ class Machine:
     """How to run one; `run` does."""
 
     kernel: Kernel
-    initramfs: BinaryIO  # with a file descriptor that QEMU can map, such as a memfd
+    initramfs: IO[bytes]  # with a file descriptor that QEMU can map, such as a memfd
     lsm: str = "landlock,bpf"
     append: str = ""
     memory: int = 1024
@@ -84,7 +84,12 @@ class Machine:
             stack.callback(process.kill)
             assert process.stdout is not None
             console = stack.enter_context(process.stdout)
-            return self._listen(port, console, started)
+            outbox = stack.enter_context(tempfile.TemporaryFile())
+            status = self._listen(port, console, outbox, started)
+            if self.share_out:
+                outbox.seek(0)
+                _unpack(outbox, self.share_out)
+            return status
 
     def command(self, port: int) -> list[str]:
         """QEMU's command line: console on standard output, the command's port on that descriptor."""
@@ -107,13 +112,10 @@ class Machine:
             *("-serial", "stdio", "-serial", "chardev:port"),
         ]
 
-    def _listen(self, port: BinaryIO, console: BinaryIO, started: float) -> int:
+    def _listen(self, port: IO[bytes], console: IO[bytes], outbox: IO[bytes], started: float) -> int:
         frames = Frames()
         printed = bytearray()
-        outbox = tempfile.TemporaryFile() if self.share_out else None
-        with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-            if outbox:
-                stack.enter_context(outbox)
+        with selectors.DefaultSelector() as selector:
             selector.register(port, selectors.EVENT_READ)
             selector.register(console, selectors.EVENT_READ)
             while selector.get_map():
@@ -135,30 +137,27 @@ class Machine:
                             _emit(sys.stderr.buffer, payload)
                         elif kind == b"b":
                             self.boot_seconds = time.monotonic() - started
-                        elif kind == b"t" and outbox:
+                        elif kind == b"t":
                             outbox.write(payload)
                         elif kind == b"f":
                             raise MachineError(_with_console(f"init failed: {payload.decode()}", printed))
                         elif kind == b"x":
-                            if outbox and self.share_out:
-                                outbox.seek(0)
-                                _unpack(outbox, self.share_out)
                             return payload[0]
         what = "ended before the command did" if self.boot_seconds else "did not boot"
         raise MachineError(_with_console(f"the machine {what}", printed))
 
 
-def _emit(stream: BinaryIO, data: bytes) -> None:
+def _emit(stream: IO[bytes], data: bytes) -> None:
     stream.write(data)
     stream.flush()
 
 
-def _with_console(message: str, printed: bytes) -> str:
+def _with_console(message: str, printed: bytes | bytearray) -> str:
     lines = printed.decode(errors="replace").replace("\r", "").strip().splitlines()[-CONSOLE_LINES:]
     return "\n".join([message, "last console lines:", *(f"  {line}" for line in lines)]) if lines else message
 
 
-def _unpack(archive: BinaryIO, directory: Path) -> None:
+def _unpack(archive: IO[bytes], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=archive) as tar:
         if hasattr(tarfile, "data_filter"):
@@ -167,7 +166,7 @@ def _unpack(archive: BinaryIO, directory: Path) -> None:
             tar.extractall(directory)
 
 
-def _die_with(parent: int, libc: ctypes.CDLL) -> object:
+def _die_with(parent: int, libc: ctypes.CDLL) -> Callable[[], None]:
     """For Popen: a machine does not outlive its tools/vm, not even one that was killed with SIGKILL."""
 
     def prepare() -> None:

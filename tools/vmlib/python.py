@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import marshal
 import os
 import re
 import struct
@@ -14,25 +16,28 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from . import CHECKOUT
+from . import CHECKOUT, MachineError
 
 __all__ = ["closure", "compiled", "distribution_files", "interpreter_files", "pyc_path", "required"]
 
 # They read code and never run it: 50 MB that no command inside a machine needs.
 STATIC_TOOLS = frozenset({"mypy", "ruff"})
-# Never imported by a program: tests, graphics, installers, build files.
-NOT_LIBRARY = frozenset(
-    "__pycache__ ensurepip idlelib lib2to3 pydoc_data site-packages test tests tkinter turtledemo".split()
+# Never imported by a program here: tests, graphics, installers.
+NOT_LIBRARY = re.compile(
+    r"__pycache__|ensurepip|idlelib|lib2to3|pydoc_data|site-packages|tests?|tkinter|turtledemo|config-.*"
+    r"|_tkinter\..*|_test.*\.so|_ctypes_test\..*|xx.*\.so"
 )
 
 
 def required(pyproject: Path = CHECKOUT / "pyproject.toml", extra: str = "test") -> list[str]:
     """Names of the distributions that the project and its extra ask for."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib  # pytest brings it
-    project: dict[str, Any] = tomllib.loads(pyproject.read_text())["project"]
+    try:
+        toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ModuleNotFoundError:  # before 3.11 pytest brings it
+        raise MachineError(
+            f"this Python lacks the project's test extra: {sys.executable} -m pip install -e '.[test]'"
+        ) from None
+    project: dict[str, Any] = toml.loads(pyproject.read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"][extra]
     return [name for name in map(_name, wanted) if name not in STATIC_TOOLS]
 
@@ -74,9 +79,9 @@ def interpreter_files() -> Iterator[Path]:
             yield configuration
     for library in sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}):
         for directory, children, files in os.walk(library):
-            children[:] = sorted(c for c in children if c not in NOT_LIBRARY and not c.startswith("config-"))
+            children[:] = sorted(name for name in children if not NOT_LIBRARY.fullmatch(name))
             for name in sorted(files):
-                if name.endswith((".py", ".so", ".json", ".txt")):
+                if not NOT_LIBRARY.fullmatch(name):
                     yield Path(directory, name)
 
 
@@ -93,8 +98,6 @@ def compiled(source: Path, data: bytes, checked: bool) -> bytes | None:
         code: CodeType = compile(data, str(source), "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError):
         return None
-    import marshal
-
     flags = 0b11 if checked else 0b01
     header = importlib.util.MAGIC_NUMBER + struct.pack("<I", flags) + importlib.util.source_hash(data)
     return header + marshal.dumps(code)
