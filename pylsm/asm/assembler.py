@@ -393,6 +393,29 @@ class Asm:
         pointee = field._pointee()
         return Typed(dst, pointee, field._types) if pointee is not None else None
 
+    def probe_load(self, dst: Register, field: Field, slot: View) -> Typed | None:
+        """`load` through ``bpf_probe_read_kernel``, for pointers the verifier does not trust.
+
+        Six instructions for each pointer crossed and for the field itself: the address to r3, ``slot`` to r1, the size
+        to r2, the call, and ``dst`` from ``slot``. What cannot be read is 0.
+
+        Args:
+            dst: the destination; r1-r5 are clobbered by the calls, so a pointer to be kept belongs in r6-r9.
+            field: as in `load`; its register must not be r1 or r2.
+            slot: at least 8 bytes of stack.
+        """
+        base = field._register
+        for reference, member in (*field._arrows, (field._reference, field._found)):
+            size = field._mem(base).size if member is field._found else 8
+            self.address(_REGISTERS[3], Address(base, member.offset, reference))
+            self.address(_REGISTERS[1], slot)
+            self.mov(_REGISTERS[2], size)
+            self.call("probe_read_kernel")
+            self.ldx(dst, Mem(slot._address.base, slot._address.off, size))
+            base = dst
+        pointee = field._pointee()
+        return Typed(dst, pointee, field._types) if pointee is not None else None
+
     def stx(self, mem: Mem, src: Register) -> None:
         """``*(u32 *)(base + off) = src``."""
         if not isinstance(src, Register):

@@ -109,7 +109,7 @@ class Width:
 
 
 class View:
-    """A record, or plain bytes, at an address: ``view.pid`` is the memory operand of field ``pid``.
+    """A record, or plain bytes, at an address: ``view.pid`` is the memory operand of field ``pid``, ``view["comm"]`` its address.
 
     ``len(view)`` is its size in bytes; ``view + 8`` an address inside it.
 
@@ -137,8 +137,8 @@ class View:
         except KeyError as error:
             raise FieldError(f"{self._layout.name} has no field {field!r}: {error.args[0]}") from None
 
-    def _at(self, field: str) -> Address:
-        """The address of a field that is no single load, such as an array."""
+    def __getitem__(self, field: str) -> Address:
+        """``view["comm"]``: the address of a field that is no single load, such as an array."""
         return self._address + self._field(field)[0]
 
     def __add__(self, off: int) -> Address:
