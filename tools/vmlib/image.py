@@ -108,9 +108,8 @@ def write(
     with Archive(out) as archive:
         loaded = []
         for name, data in modules.closure(kernel.modules, wanted_modules):
-            inside = f"/lib/modules/{kernel.release}/{name}"
-            archive.file(inside, data)
-            loaded.append(inside)
+            loaded.append(f"/modules/{name}")  # not /lib: a link in the base, which a directory would replace
+            archive.file(loaded[-1], data)
         config = {
             "command": list(command),
             "directory": os.getcwd() if Path.cwd().is_relative_to(CHECKOUT) else str(CHECKOUT),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -26,7 +27,7 @@ __all__ = ["Frames", "Machine"]
 
 QEMU = "qemu-system-x86_64"
 HEADER = struct.Struct(">cI")
-CONSOLE_LINES = 25
+CONSOLE_LINES = 40
 PR_SET_PDEATHSIG = 1
 
 
@@ -143,8 +144,11 @@ class Machine:
                             raise MachineError(_with_console(f"init failed: {payload.decode()}", printed))
                         elif kind == b"x":
                             return payload[0]
-        what = "ended before the command did" if self.boot_seconds else "did not boot"
-        raise MachineError(_with_console(f"the machine {what}", printed))
+        panic = re.search(rb"Kernel panic - not syncing: ([^\r\n]*)", printed)
+        what = f"kernel panic: {panic[1].decode(errors='replace')}" if panic else "the machine went off"
+        raise MachineError(
+            _with_console(f"{what}, {'before' if self.boot_seconds is None else 'after'} boot", printed)
+        )
 
 
 def _emit(stream: IO[bytes], data: bytes) -> None:

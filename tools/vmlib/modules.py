@@ -15,7 +15,7 @@ SUFFIX = re.compile(r"\.ko(\.xz)?$")
 
 
 def closure(tree: Path, names: Iterable[str]) -> list[tuple[str, bytes]]:
-    """(path below `tree`, contents) of those modules and all they depend on, in the order to load them.
+    """(file name, contents) of those modules and all they depend on, in the order to load them.
 
     Debian's packages have no modules.dep (depmod writes it at installation), so dependencies are read
     from the modules themselves. What is built into the kernel needs no loading.
@@ -38,7 +38,7 @@ def closure(tree: Path, names: Iterable[str]) -> list[tuple[str, bytes]]:
             data = lzma.decompress(data)
         for dependency in _depends(data):
             visit(dependency)
-        order[name] = (SUFFIX.sub(".ko", str(path.relative_to(tree))), data)
+        order[name] = (f"{name}.ko", data)
 
     for name in wanted:
         visit(name)
