@@ -7,8 +7,6 @@ arguments (at most two per argument), and the blocks `Asm.if_`, `Asm.else_`, `As
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Union
@@ -30,6 +28,8 @@ from pylsm.asm.errors import (
     SourceLine,
     StackError,
     UnknownNameError,
+    UnreachableError,
+    caller_line,
 )
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.maps import Layout, MapSpec
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Argument", "Asm"]
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
 _LEVELS = {"v1": 1, "v2": 2, "v3": 3, "v4": 4}
 
 Source = Union[Register, int]
@@ -72,10 +71,28 @@ class _Body:
         self.instructions: list[Instruction] = []
         self.jumps: dict[int, Label] = {}
         self.labels: list[Label] = []
+        self.last_bound: list[Label] = []
         self.calls: dict[int, int] = {}
         self.stack = 0
         self.slots: list[tuple[str, int]] = []
         self.closed_if: _If | None = None
+
+    def reachable_end(self, ignored: Label) -> bool:
+        """Whether control comes to where the next instruction goes, by falling through or to a label but ``ignored``.
+
+        The kernel refuses a goto that nothing leads to, so a block that ends in ``exit`` must not get one.
+        """
+        end = len(self.instructions)
+        if not end or self.instructions[-1].opcode not in (op.JMP | op.EXIT, op.JMP | op.JA, op.JMP32 | op.JA):
+            return True
+        return any(label.index == end and label is not ignored for label in self.last_bound)
+
+    def place(self, label: Label) -> None:
+        """Put ``label`` where the next instruction goes."""
+        label.index = len(self.instructions)
+        if self.last_bound and self.last_bound[0].index != label.index:
+            self.last_bound.clear()
+        self.last_bound.append(label)
 
 
 class Asm:
@@ -108,19 +125,13 @@ class Asm:
         self._license = license
         self._cpu = cpu
         self._types = types
-        self._body = _Body(self.name, 1, self._line())
+        self._body = _Body(self.name, 1, caller_line())
         self._bodies = [self._body]
         self._maps: dict[str, MapSpec] = {}
         self._records: list[Layout] = []
         self._open_blocks: list[_Block] = []
 
     # ---- emitting ------------------------------------------------------------------------------------------------
-
-    def _line(self) -> SourceLine:
-        frame = sys._getframe(1)
-        while frame.f_back and frame.f_code.co_filename.startswith(_HERE):
-            frame = frame.f_back
-        return SourceLine(frame.f_code.co_filename, frame.f_lineno)
 
     def emit(
         self,
@@ -143,14 +154,17 @@ class Asm:
             target: the label a jump leads to.
         """
         body = self._body
+        line = caller_line()
+        if dst is None:
+            into = 0
+        elif isinstance(dst, Register):
+            into = dst.number
+            if into == 10 and opcode & 7 in _WRITING_CLASSES:
+                raise RegisterError("r10 is the frame pointer and read-only", line=line)
+        else:
+            raise OperandError(f"{dst!r} is no register", line=line)
         made = Instruction(
-            opcode,
-            dst.number if dst is not None else 0,
-            src.number if isinstance(src, Register) else src or 0,
-            off,
-            imm,
-            reference,
-            self._line(),
+            opcode, into, src.number if isinstance(src, Register) else src or 0, off, imm, reference, line
         )
         if target is not None:
             if target.body is not body:
@@ -161,19 +175,17 @@ class Asm:
 
     def _need(self, level: int, what: str) -> None:
         if _LEVELS[self._cpu] < level:
-            raise CpuError(f"{what} needs cpu v{level}; this program is for {self._cpu}", line=self._line())
+            raise CpuError(f"{what} needs cpu v{level}; this program is for {self._cpu}", line=caller_line())
 
     # ---- arithmetic ----------------------------------------------------------------------------------------------
 
     def _alu(self, cls: int, operation: int, dst: Register, src: Source, off: int = 0) -> None:
-        if dst is R10:
-            raise RegisterError("r10 is the frame pointer and read-only", line=self._line())
         if isinstance(src, Register):
             self.emit(cls | operation | op.X, dst, src, off)
         elif isinstance(src, int):
             self.emit(cls | operation | op.K, dst, None, off, self._imm32(src, cls == op.ALU))
         else:
-            raise OperandError(f"{src!r} is neither a register nor an integer", line=self._line())
+            raise OperandError(f"{src!r} is neither a register nor an integer", line=caller_line())
 
     def _imm32(self, value: int, unsigned: bool) -> int:
         """A 32-bit immediate; 32-bit operations also take it unsigned, since the bits are all that counts there."""
@@ -183,7 +195,7 @@ class Asm:
             raise RangeError(
                 f"immediate {value:#x} does not fit 32 signed bits",
                 hint="load it with lddw and use the register",
-                line=self._line(),
+                line=caller_line(),
             )
         return value
 
@@ -238,7 +250,7 @@ class Asm:
     def _shift(self, cls: int, operation: int, dst: Register, src: Source) -> None:
         bits = 64 if cls == op.ALU64 else 32
         if isinstance(src, int) and not 0 <= src < bits:
-            raise RangeError(f"a shift by {src} is outside 0..{bits - 1}", line=self._line())
+            raise RangeError(f"a shift by {src} is outside 0..{bits - 1}", line=caller_line())
         self._alu(cls, operation, dst, src)
 
     def neg(self, dst: Register) -> None:
@@ -266,7 +278,7 @@ class Asm:
     def _movsx(self, cls: int, dst: Register, src: Register, bits: int, allowed: tuple[int, ...]) -> None:
         self._need(4, "movsx")
         if bits not in allowed or not isinstance(src, Register):
-            raise OperandError(f"movsx extends a register from one of {allowed} bits, not {bits}", line=self._line())
+            raise OperandError(f"movsx extends a register from one of {allowed} bits, not {bits}", line=caller_line())
         self._alu(cls, op.MOV, dst, src, bits)
 
     def mov32(self, dst: Register, src: Source) -> None:
@@ -346,14 +358,14 @@ class Asm:
 
     def _swap(self, opcode: int, dst: Register, bits: int) -> None:
         if bits not in (16, 32, 64):
-            raise OperandError(f"a byte swap is of 16, 32 or 64 bits, not {bits}", line=self._line())
+            raise OperandError(f"a byte swap is of 16, 32 or 64 bits, not {bits}", line=caller_line())
         self.emit(opcode | op.END, dst, imm=bits)
 
     def addr_space_cast(self, dst: Register, src: Register, to: int, from_: int) -> None:
         """``dst = addr_space_cast(src, to, from)``: between an arena's pointers (1) and kernel pointers (0)."""
         self._need(4, "addr_space_cast")
         if {to, from_} != {0, 1}:
-            raise OperandError(f"addr_space_cast is between spaces 0 and 1, not {from_} and {to}", line=self._line())
+            raise OperandError(f"addr_space_cast is between spaces 0 and 1, not {from_} and {to}", line=caller_line())
         self.emit(op.ALU64 | op.MOV | op.X, dst, src, op.ADDR_SPACE_CAST, to << 16 | from_)
 
     # ---- loads and stores ----------------------------------------------------------------------------------------
@@ -366,7 +378,7 @@ class Asm:
         if isinstance(mem, Field):
             if mem._arrows:
                 raise OperandError(
-                    f"{mem!r} takes {len(mem._arrows) + 1} loads", hint="Asm.load follows pointers", line=self._line()
+                    f"{mem!r} takes {len(mem._arrows) + 1} loads", hint="Asm.load follows pointers", line=caller_line()
                 )
             mem = mem._mem(mem._register)
         mode = op.MEM
@@ -419,14 +431,14 @@ class Asm:
     def stx(self, mem: Mem, src: Register) -> None:
         """``*(u32 *)(base + off) = src``."""
         if not isinstance(src, Register):
-            raise OperandError(f"{src!r} is no register; st stores constants", line=self._line())
+            raise OperandError(f"{src!r} is no register; st stores constants", line=caller_line())
         self.emit(op.STX | op.MEM | op.SIZE_OF_BYTES[mem.size], mem.base, src, mem.off, reference=mem.reference)
 
     def st(self, mem: Mem, value: int) -> None:
         """``*(u32 *)(base + off) = value``; a 64-bit store sign-extends its 32-bit constant."""
         bits = mem.size * 8
         if not -(1 << bits - 1) <= value < 1 << bits:
-            raise RangeError(f"{value:#x} does not fit the {bits}-bit {mem!r}", line=self._line())
+            raise RangeError(f"{value:#x} does not fit the {bits}-bit {mem!r}", line=caller_line())
         imm = self._imm32(value, mem.size == 4)
         self.emit(op.ST | op.MEM | op.SIZE_OF_BYTES[mem.size], mem.base, None, mem.off, imm, reference=mem.reference)
 
@@ -460,7 +472,7 @@ class Asm:
     def lddw(self, dst: Register, value: int) -> None:
         """``dst = value ll``: any 64 bits, signed or unsigned (two slots)."""
         if not isinstance(value, int):
-            raise OperandError(f"{value!r} is no integer", line=self._line())
+            raise OperandError(f"{value!r} is no integer", line=caller_line())
         self.emit(op.LDDW, dst, imm=value)
 
     def ld_map(self, dst: Register, spec: MapSpec) -> None:
@@ -470,7 +482,9 @@ class Asm:
     def ld_map_value(self, dst: Register, spec: MapSpec, offset: int = 0) -> None:
         """``dst = &map[NAME][0] + offset``: direct access to a single-entry array map (two slots)."""
         if not 0 <= offset < spec.value_size:
-            raise RangeError(f"offset {offset} lies outside the {spec.value_size} bytes of {spec.name}")
+            raise RangeError(
+                f"offset {offset} lies outside the {spec.value_size} bytes of {spec.name}", line=caller_line()
+            )
         self.emit(op.LDDW, dst, op.PSEUDO_MAP_VALUE, reference=MapValueRef(self._use(spec).name, offset))
 
     def ld_ksym(self, dst: Register, name: str) -> None:
@@ -496,7 +510,7 @@ class Asm:
     def ld_type(self, dst: Register, name: str, what: str) -> None:
         """``dst =`` "id", "size" or "exists" of a kernel type, known when loaded."""
         if what not in ("id", "size", "exists"):
-            raise OperandError(f"{what!r} is none of id, size, exists", line=self._line())
+            raise OperandError(f"{what!r} is none of id, size, exists", line=caller_line())
         self.emit(op.ALU64 | op.MOV | op.K, dst, reference=TypeRef(name, what))
 
     def ld_enum(self, dst: Register, enum: str, value: str) -> None:
@@ -513,16 +527,18 @@ class Asm:
 
     def _packet(self, bits: int) -> int:
         if bits not in (8, 16, 32):
-            raise OperandError(f"a packet load is of 8, 16 or 32 bits, not {bits}", line=self._line())
+            raise OperandError(f"a packet load is of 8, 16 or 32 bits, not {bits}", line=caller_line())
         return op.SIZE_OF_BYTES[bits // 8]
 
     # ---- atomics -------------------------------------------------------------------------------------------------
 
     def _atomic(self, mem: Mem, src: Register, operation: int) -> None:
         if mem.size not in (4, 8):
-            raise OperandError(f"an atomic is of 32 or 64 bits, not of {mem.size * 8}", line=self._line())
+            raise OperandError(f"an atomic is of 32 or 64 bits, not of {mem.size * 8}", line=caller_line())
         if operation != op.ADD:
             self._need(3, "an atomic other than a plain add")
+        if operation & op.FETCH and operation != op.CMPXCHG and src.number == 10:
+            raise RegisterError("r10 is the frame pointer and read-only", line=caller_line())
         self.emit(
             op.STX | op.ATOMIC | op.SIZE_OF_BYTES[mem.size],
             mem.base,
@@ -559,18 +575,22 @@ class Asm:
     def load_acquire(self, dst: Register, mem: Mem) -> None:
         """``dst = load_acquire(mem)``, of any width."""
         self._need(4, "load_acquire")
-        self.emit(op.STX | op.ATOMIC | op.SIZE_OF_BYTES[mem.size], dst, mem.base, mem.off, op.LOAD_ACQ)
+        if dst.number == 10:
+            raise RegisterError("r10 is the frame pointer and read-only", line=caller_line())
+        opcode = op.STX | op.ATOMIC | op.SIZE_OF_BYTES[mem.size]
+        self.emit(opcode, dst, mem.base, mem.off, op.LOAD_ACQ, reference=mem.reference)
 
     def store_release(self, mem: Mem, src: Register) -> None:
         """``store_release(mem, src)``, of any width."""
         self._need(4, "store_release")
-        self.emit(op.STX | op.ATOMIC | op.SIZE_OF_BYTES[mem.size], mem.base, src, mem.off, op.STORE_REL)
+        opcode = op.STX | op.ATOMIC | op.SIZE_OF_BYTES[mem.size]
+        self.emit(opcode, mem.base, src, mem.off, op.STORE_REL, reference=mem.reference)
 
     # ---- labels and jumps ----------------------------------------------------------------------------------------
 
     def label(self, name: str = "") -> Label:
         """A new label of the current function, to be placed with `bind`."""
-        made = Label(name, self._body, self._line())
+        made = Label(name, self._body, caller_line())
         self._body.labels.append(made)
         return made
 
@@ -581,10 +601,10 @@ class Asm:
             LabelError: it is placed already, or belongs to another function.
         """
         if label.body is not self._body:
-            raise LabelError(f"{label} belongs to another function", line=self._line())
+            raise LabelError(f"{label} belongs to another function", line=caller_line())
         if label.index >= 0:
-            raise LabelError(f"{label} is bound twice", line=self._line())
-        label.index = len(self._body.instructions)
+            raise LabelError(f"{label} is bound twice", line=caller_line())
+        self._body.place(label)
         return label
 
     def here(self, name: str = "") -> Label:
@@ -622,7 +642,7 @@ class Asm:
             return op.CONDITIONS[condition]
         except KeyError:
             raise OperandError(
-                f"condition {condition!r} is none of {' '.join(op.CONDITIONS)}", line=self._line()
+                f"condition {condition!r} is none of {' '.join(op.CONDITIONS)}", line=caller_line()
             ) from None
 
     def _jump(self, cls: int, operation: int, dst: Register, src: Source, target: Label) -> None:
@@ -632,8 +652,10 @@ class Asm:
             self._need(3, "a 32-bit jump")
         if isinstance(src, Register):
             self.emit(cls | operation | op.X, dst, src, target=target)
-        else:
+        elif isinstance(src, int):
             self.emit(cls | operation | op.K, dst, imm=self._imm32(src, cls == op.JMP32), target=target)
+        else:
+            raise OperandError(f"{src!r} is neither a register nor an integer", line=caller_line())
 
     def jeq(self, dst: Register, src: Source, target: Label) -> None:
         """``if dst == src goto target``."""
@@ -700,7 +722,7 @@ class Asm:
         """``with a.else_():`` directly after an ``if_`` block; one ``goto`` at the end of that block."""
         previous = self._body.closed_if
         if previous is None or previous.end_index != len(self._body.instructions):
-            raise BlockError("else_ does not follow an if_ block", line=self._line())
+            raise BlockError("else_ does not follow an if_ block", line=caller_line())
         return _Else(self, previous)
 
     def loop(self, counter: Register, count: int) -> Loop:
@@ -710,7 +732,7 @@ class Asm:
         the block: use r6-r9 when the block calls. ``loop.break_`` and ``loop.continue_`` are labels to jump to.
         """
         if count < 1:
-            raise RangeError(f"a loop of {count} rounds", line=self._line())
+            raise RangeError(f"a loop of {count} rounds", line=caller_line())
         return Loop(self, counter, count)
 
     # ---- stack, records, types -----------------------------------------------------------------------------------
@@ -725,7 +747,7 @@ class Asm:
         size = layout if isinstance(layout, int) else layout.size
         label = name or ("bytes" if isinstance(layout, int) else layout.name)
         if size < 1:
-            raise StackError(f"slot {label} of {size} bytes", line=self._line())
+            raise StackError(f"slot {label} of {size} bytes", line=caller_line())
         body.slots.append((label, size))
         body.stack += size + 7 & ~7
         if body.stack > op.MAX_STACK:
@@ -733,7 +755,7 @@ class Asm:
             raise StackError(
                 f"the stack of {body.name} needs {body.stack} bytes; {op.MAX_STACK} are allowed: {listing}",
                 hint="keep large data in a per-CPU array map",
-                line=self._line(),
+                line=caller_line(),
             )
         return View(R10, -body.stack, layout, label)
 
@@ -750,7 +772,7 @@ class Asm:
             FieldError: the program was made without ``types``, or they lack the type.
         """
         if self._types is None:
-            raise FieldError(f"typed({struct!r}) needs Asm(types=…)", line=self._line())
+            raise FieldError(f"typed({struct!r}) needs Asm(types=…)", line=caller_line())
         from pylsm.btf import BtfNotFound, Kind
 
         union = struct.startswith("union ")
@@ -758,13 +780,13 @@ class Asm:
         try:
             found = self._types.find(name, Kind.UNION if union else Kind.STRUCT)
         except BtfNotFound as error:
-            raise FieldError(str(error), line=self._line()) from None
+            raise FieldError(str(error), line=caller_line()) from None
         return Typed(register, found, self._types)
 
     def _use(self, spec: MapSpec) -> MapSpec:
         known = self._maps.setdefault(spec.name, spec)
         if known is not spec:
-            raise OperandError(f"two maps are called {spec.name}", line=self._line())
+            raise OperandError(f"two maps are called {spec.name}", line=caller_line())
         return spec
 
     # ---- calls ---------------------------------------------------------------------------------------------------
@@ -811,10 +833,10 @@ class Asm:
             arguments: how many of r1-r5 it is called with (0-5).
         """
         if not 0 <= arguments <= 5:
-            raise CallError(f"a function takes 0 to 5 arguments, not {arguments}", line=self._line())
+            raise CallError(f"a function takes 0 to 5 arguments, not {arguments}", line=caller_line())
         if any(body.name == name for body in self._bodies):
-            raise CallError(f"two functions are called {name}", line=self._line())
-        return _FunctionBlock(self, _Body(name, arguments, self._line()))
+            raise CallError(f"two functions are called {name}", line=caller_line())
+        return _FunctionBlock(self, _Body(name, arguments, caller_line()))
 
     def _check_prototype(self, helper: helpers.Helper, arguments: Sequence[Argument]) -> None:
         fixed = helper.arguments.rstrip("*")
@@ -822,7 +844,7 @@ class Asm:
         if len(arguments) < len(fixed) or (len(arguments) > len(fixed) and not variadic):
             raise CallError(
                 f"{helper.name} takes {'at least ' if variadic else ''}{len(fixed)} arguments, not {len(arguments)}",
-                line=self._line(),
+                line=caller_line(),
             )
         for position, (kind, argument) in enumerate(zip(fixed, arguments), 1):
             wrong = (
@@ -835,12 +857,12 @@ class Asm:
             if wrong:
                 wanted = {"m": "a map", "p": "a pointer", "s": "a number", "f": "a function of this program"}[kind]
                 raise CallError(
-                    f"argument {position} of {helper.name} is {wanted}, not {argument!r}", line=self._line()
+                    f"argument {position} of {helper.name} is {wanted}, not {argument!r}", line=caller_line()
                 )
 
     def _arguments(self, arguments: Sequence[Argument]) -> None:
         if len(arguments) > 5:
-            raise CallError(f"{len(arguments)} arguments; a call has at most 5", line=self._line())
+            raise CallError(f"{len(arguments)} arguments; a call has at most 5", line=caller_line())
         for position, argument in enumerate(arguments, 1):
             register = _REGISTERS[position]
             source = _base(argument)
@@ -848,7 +870,7 @@ class Asm:
                 raise CallError(
                     f"argument {position} is in {source}, which argument {source.number} has just overwritten",
                     hint="keep values in r6-r9 over the setting up of a call",
-                    line=self._line(),
+                    line=caller_line(),
                 )
             if argument is None:
                 continue
@@ -875,7 +897,7 @@ class Asm:
         Raises:
             LabelError: a label that was used or made and never bound.
             BlockError: a block left open.
-            RegisterError, FallThroughError: see `pylsm.asm.check`.
+            RegisterError, FallThroughError, UnreachableError: see `pylsm.asm.check`.
             RangeError: a jump that does not reach.
             ProgramSizeError: too many instructions for any kernel.
         """
@@ -884,9 +906,16 @@ class Asm:
         instructions: list[Instruction] = []
         functions: list[Function] = []
         known = {body.name: body for body in self._bodies}
+        used = {self._bodies[0].name} | {
+            i.reference.name for body in self._bodies for i in body.instructions if isinstance(i.reference, FunctionRef)
+        }
         for body in self._bodies:
             self._check_calls(body, known)
             _check_labels(body)
+            if body.name not in used:
+                raise UnreachableError(
+                    f"{body.name} is never called: the kernel refuses what nothing leads to", line=body.line
+                )
             if not body.instructions:
                 raise AsmError(f"{body.name} has no instructions", line=body.line)
             targets = [-1] * len(body.instructions)
@@ -895,8 +924,7 @@ class Asm:
             check_registers(body.instructions, targets, body.arguments, body.calls, body.name, body is self._bodies[0])
             functions.append(Function(body.name, len(instructions), body.arguments))
             instructions.extend(_lay_out(body, targets, _LEVELS[self._cpu] >= 4))
-        if len(instructions) > op.MAX_INSNS:
-            raise ProgramSizeError(f"{len(instructions):,} instructions; the kernel takes {op.MAX_INSNS:,}")
+        _check_size(instructions)
         return Program(
             self.name,
             self.section,
@@ -922,11 +950,14 @@ class Asm:
                     line=i.line,
                 )
             given = body.calls.get(index)
-            if given is not None and given != callee.arguments:
+            if given == 0:  # in place: the callee's prototype says how many registers are read
+                body.calls[index] = callee.arguments
+            elif given is not None and given != callee.arguments:
                 raise CallError(f"{callee.name} takes {callee.arguments} arguments, not {given}", line=i.line)
 
 
 _REGISTERS = (R0, R1, R2, R3, R4, R5)
+_WRITING_CLASSES = (op.LD, op.LDX, op.ALU, op.ALU64)
 
 
 def _base(argument: Argument) -> Register | None:
@@ -940,6 +971,21 @@ def _base(argument: Argument) -> Register | None:
     if isinstance(argument, Field):
         return argument._register
     return None
+
+
+def _check_size(instructions: Sequence[Instruction]) -> None:
+    slots = len(instructions) + sum(i.opcode == op.LDDW for i in instructions)
+    if slots <= op.MAX_INSNS:
+        return
+    over = 0
+    for i in instructions:
+        over += i.slots
+        if over > op.MAX_INSNS:
+            raise ProgramSizeError(
+                f"{slots:,} instructions; the kernel takes {op.MAX_INSNS:,}, which this line exceeds",
+                hint="split the program into subprograms reached by tail calls, or loop",
+                line=i.line,
+            )
 
 
 def _check_labels(body: _Body) -> None:
@@ -1006,7 +1052,7 @@ class _Block:
 
     def __init__(self, asm: Asm) -> None:
         self.asm = asm
-        self.line = asm._line()
+        self.line = caller_line()
 
     def _enter(self) -> None:
         self.asm._open_blocks.append(self)
@@ -1052,9 +1098,10 @@ class _Else(_Block):
     def __enter__(self) -> None:
         a = self.asm
         self._end = a.label("end")
-        a.ja(self._end)
+        if a._body.reachable_end(self._previous.otherwise):
+            a.ja(self._end)
         # The condition's jump now has to land behind the goto just emitted.
-        self._previous.otherwise.index = len(a._body.instructions)
+        a._body.place(self._previous.otherwise)
         self._enter()
 
     def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:

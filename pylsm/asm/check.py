@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pylsm.asm import opcodes as op
-from pylsm.asm.errors import FallThroughError, RegisterError
+from pylsm.asm.errors import FallThroughError, RegisterError, UnreachableError
 from pylsm.asm.helpers import by_number
 from pylsm.asm.instruction import Instruction
 
@@ -72,11 +72,13 @@ def check_registers(
     Raises:
         RegisterError: a read of a register that is unwritten on some path.
         FallThroughError: a path that runs off the end.
+        UnreachableError: an instruction that no path comes to.
     """
     entry = ((1 << arguments) - 1) << 1 | 1 << 10
     states: dict[int, int] = {0: entry}
     work = [0]
     count = len(instructions)
+    seen = bytearray(count)
     while work:
         index = work.pop()
         state = states[index]
@@ -84,6 +86,7 @@ def check_registers(
             if index >= count:
                 last = instructions[-1].line if instructions else None
                 raise FallThroughError(f"control runs off the end of {name}: exit is missing", line=last)
+            seen[index] = 1
             i = instructions[index]
             cls, operation = i.opcode & 7, i.opcode & 0xF0
             jump = cls in (op.JMP, op.JMP32)
@@ -117,6 +120,13 @@ def check_registers(
                     break
             if known is not None or target >= 0:
                 states[index] = state
+    dead = seen.find(0)
+    if dead >= 0:
+        raise UnreachableError(
+            f"nothing leads to this instruction of {name}, and the kernel refuses such",
+            hint="bind a label here that something jumps to, or drop it",
+            line=instructions[dead].line,
+        )
 
 
 def _call_arguments(i: Instruction, known: int | None) -> int:

@@ -6,6 +6,8 @@ as data.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import NamedTuple
 
 from pylsm.errors import PylsmError
@@ -17,6 +19,7 @@ __all__ = [
     "CpuError",
     "FallThroughError",
     "FieldError",
+    "JumpTargetError",
     "LabelError",
     "OperandError",
     "ProgramSizeError",
@@ -26,6 +29,8 @@ __all__ = [
     "StackError",
     "SyntaxTextError",
     "UnknownNameError",
+    "UnreachableError",
+    "caller_line",
 ]
 
 
@@ -37,6 +42,17 @@ class SourceLine(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def caller_line() -> SourceLine:
+    """The line outside `pylsm.asm` that is being executed: what an instruction or a mistake is pinned to."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return SourceLine(frame.f_code.co_filename, frame.f_lineno)
 
 
 class AsmError(PylsmError):
@@ -61,6 +77,14 @@ class OperandError(AsmError):
 
 class LabelError(AsmError):
     """A label bound twice, never bound, or of another program."""
+
+
+class JumpTargetError(LabelError):
+    """A jump out of the program, or into the second half of a ``lddw``."""
+
+
+class UnreachableError(AsmError):
+    """Instructions that nothing leads to; the kernel refuses them ("unreachable insn", check_cfg)."""
 
 
 class BlockError(AsmError):
@@ -96,4 +120,19 @@ class ProgramSizeError(AsmError):
 
 
 class SyntaxTextError(AsmError):
-    """Assembler text that does not parse: file, line, column and what was expected."""
+    """Assembler text that does not parse.
+
+    Attributes:
+        line: file and line.
+        column: of the first character at fault, from 1.
+        expected: what would have been right there, for example "a register".
+    """
+
+    def __init__(self, line: SourceLine, column: int, expected: str, text: str, *, hint: str = "") -> None:
+        found = text[column - 1 :].split(None, 1)
+        what = repr(found[0]) if found else "the end of the line"
+        super().__init__(f"{line}:{column}: expected {expected}, found {what}\n    {text}\n    {' ' * (column - 1)}^")
+        self.hint = hint
+        self.line = line
+        self.column = column
+        self.expected = expected

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from pylsm.asm.errors import FieldError, OperandError, SourceLine
+from pylsm.asm.errors import FieldError, OperandError, RegisterError, SourceLine, caller_line
 from pylsm.asm.maps import Layout
 from pylsm.asm.references import FieldRef
 
@@ -43,6 +43,8 @@ class Register:
     __slots__ = ("number",)
 
     def __init__(self, number: int) -> None:
+        if not 0 <= number <= 10:
+            raise RegisterError(f"r{number} is not a register (r0-r10)", line=caller_line())
         self.number = number
 
     def __add__(self, off: int) -> Address:
@@ -81,7 +83,9 @@ class Mem:
         self, base: Register, off: int, size: int, signed: bool = False, reference: FieldRef | None = None
     ) -> None:
         if size not in (1, 2, 4, 8):
-            raise OperandError(f"{size} bytes at {base}{off:+d} are no single load or store (1, 2, 4 or 8)")
+            raise OperandError(
+                f"{size} bytes at {base}{off:+d} are no single load or store (1, 2, 4 or 8)", line=caller_line()
+            )
         self.base = base
         self.off = off
         self.size = size
@@ -109,8 +113,9 @@ class Width:
 
 
 class View:
-    """A record, or plain bytes, at an address: ``view.pid`` is the memory operand of field ``pid``, ``view["comm"]`` its address.
+    """A record, or plain bytes, at an address.
 
+    ``view.pid`` is the memory operand of field ``pid``, ``view["comm"]`` the address of a field;
     ``len(view)`` is its size in bytes; ``view + 8`` an address inside it.
 
     Raises:
@@ -131,11 +136,16 @@ class View:
 
     def _field(self, field: str) -> tuple[int, int]:
         if self._layout is None:
-            raise FieldError(f"{self._name or 'this slot'} is {self._size} plain bytes and has no field {field!r}")
+            raise FieldError(
+                f"{self._name or 'this slot'} is {self._size} plain bytes and has no field {field!r}",
+                line=caller_line(),
+            )
         try:
             return self._layout.field(field)
         except KeyError as error:
-            raise FieldError(f"{self._layout.name} has no field {field!r}: {error.args[0]}") from None
+            raise FieldError(
+                f"{self._layout.name} has no field {field!r}: {error.args[0]}", line=caller_line()
+            ) from None
 
     def __getitem__(self, field: str) -> Address:
         """``view["comm"]``: the address of a field that is no single load, such as an array."""
