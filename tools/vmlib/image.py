@@ -10,12 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from . import CHECKOUT, cache_directory, guest_init, modules, python
+from . import CHECKOUT, cache_directory, cpio, guest_init, modules, python
 from .cpio import Archive
 from .kernels import Kernel, lock
 
@@ -23,8 +22,8 @@ __all__ = ["base", "checkout_files", "guest_path", "write"]
 
 # What tests reach for; those that this machine has.
 TOOLS = """
-    bash cat chmod chown cp dd echo env false find grep head id kill ln ls mkdir mknod mv pwd readlink rm
-    rmdir sed seq sh sleep sort stat tail tee timeout touch true uname wc
+    bash cat chmod chown cp dd echo env false find grep head id kill ln ls mkdir mknod mv nproc pwd readlink rm
+    rmdir sed seq sh sleep sort stat tail tee timeout touch true uname wc yes
     bpftool chroot dmesg ip mount nsenter prlimit ps setpriv setsid taskset umount unshare
 """
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,7 +42,7 @@ ETC = {
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 DIRECTORIES = ("/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/mnt", "/var/tmp", "/home")
-UNUSED_DAYS = 14
+KEPT_IMAGES = 4  # the last used: 100 MB each
 
 
 def guest_path() -> str:
@@ -57,9 +56,13 @@ def base() -> Path:
     distributions = python.closure(python.required())
     tools = [path for path in (shutil.which(name, path=SEARCH) for name in TOOLS.split()) if path]
     versions = [f"{dist.metadata['Name']} {dist.version} {dist.locate_file('')}" for dist in distributions]
-    watched = [sys.executable, *tools, *_expand(LOADED_LATER), __file__, python.__file__]
-    stamps = [f"{path} {os.stat(path).st_mtime_ns}" for path in watched]
-    key = hashlib.sha256("\n".join([sys.version, sys.prefix, *versions, *stamps]).encode()).hexdigest()
+    stamps = [
+        f"{path} {os.stat(path).st_mtime_ns}" for path in [sys.executable, *tools, *_expand(LOADED_LATER)]
+    ]
+    sources = [Path(source).read_text() for source in (__file__, python.__file__, cpio.__file__)]
+    key = hashlib.sha256(
+        "\0".join([sys.version, sys.prefix, *versions, *stamps, *sources]).encode()
+    ).hexdigest()
     image = directory / f"{key[:16]}.cpio"
     with lock(f"image-{key[:16]}"):
         if not image.exists():
@@ -69,9 +72,8 @@ def base() -> Path:
                 _write_base(file, [*python.interpreter_files(), *files], tools)
             part.rename(image)
     os.utime(image)
-    for old in directory.glob("*.cpio"):
-        if old.stat().st_mtime < time.time() - UNUSED_DAYS * 86400:
-            old.unlink(missing_ok=True)
+    for unused in sorted(directory.glob("*.cpio"), key=os.path.getmtime)[:-KEPT_IMAGES]:
+        unused.unlink(missing_ok=True)
     return image
 
 
@@ -155,10 +157,10 @@ def _write_base(out: BinaryIO, files: Iterable[Path], tools: Sequence[str]) -> N
 def _add(archive: Archive, path: Path, checked: bool) -> str:
     """A file, and its bytecode when it is a Python module, since compiling is slow under emulation."""
     real = archive.copy(path)
-    if path.suffix == ".py" and not path.is_symlink():
-        pyc = python.compiled(path, path.read_bytes(), checked)
+    if real.endswith(".py"):
+        pyc = python.bytecode(Path(real), checked)
         if pyc is not None:
-            archive.file(python.pyc_path(Path(real)), pyc)
+            archive.file(*pyc)
     return real
 
 

@@ -25,6 +25,8 @@ __all__ = ["Kernel", "available", "cached", "fetch", "find", "lock"]
 SUITES = ("bullseye-security", "bookworm-security", "bookworm-backports", "trixie-backports")
 FLAVOUR = "cloud-amd64"  # small, built for virtual machines; BTF, BPF LSM and ftrace are on
 PACKAGE = re.compile(rf"linux-(image|binary|modules|base)-(\d+\.\d+\.\S*-{FLAVOUR})")
+# Debian's own names: others' repositories use the like of "bookworm-pgdg" or "nodistro".
+DEBIAN = re.compile("(bullseye|bookworm|trixie|forky|duke|sid)(-updates|-security|-backports)?")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
@@ -178,13 +180,13 @@ def _configuration() -> Path:
 
 def _mirrors() -> dict[bool, str]:
     """This machine's Debian mirrors, {False: the archive, True: its security archive}."""
-    form = "$(RELEASE) $(REPO_URI)"
+    form = "$(RELEASE) $(REPO_URI) $(ORIGIN)"  # the origin is known once apt has read the index
+    listing = _run(["apt-get", "indextargets", "--format", form, "MetaKey: main/binary-amd64/Packages"])
     mirrors: dict[bool, str] = {}
-    for line in _run(
-        ["apt-get", "indextargets", "--format", form, "MetaKey: main/binary-amd64/Packages"]
-    ).splitlines():
-        suite, uri = line.split()
-        mirrors.setdefault(suite.endswith("-security"), uri)
+    for line in listing.splitlines():
+        suite, uri, origin = line.split(maxsplit=2)
+        if origin == "Debian" or DEBIAN.fullmatch(suite):
+            mirrors.setdefault(suite.endswith("-security"), uri)
     if False not in mirrors:
         raise MachineError("apt on this machine has no Debian mirror configured (deb … main)")
     # A machine without security updates: Debian's mirrors keep both archives side by side.

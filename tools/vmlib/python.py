@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import marshal
 import os
 import re
@@ -12,13 +11,14 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib import metadata
+from importlib.machinery import SourceFileLoader
+from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from . import CHECKOUT, MachineError
 
-__all__ = ["closure", "compiled", "distribution_files", "interpreter_files", "pyc_path", "required"]
+__all__ = ["bytecode", "closure", "distribution_files", "interpreter_files", "required"]
 
 # They read code and never run it: 50 MB that no command inside a machine needs.
 STATIC_TOOLS = frozenset({"mypy", "ruff"})
@@ -85,22 +85,19 @@ def interpreter_files() -> Iterator[Path]:
                     yield Path(directory, name)
 
 
-def pyc_path(source: Path) -> str:
-    return importlib.util.cache_from_source(str(source))
+def bytecode(source: Path, checked: bool) -> tuple[str, bytes] | None:
+    """Path and contents of a module's .pyc, valid by the source's hash (PEP 552) and not by its time.
 
-
-def compiled(source: Path, data: bytes, checked: bool) -> bytes | None:
-    """A .pyc that is valid by the source's hash (PEP 552), not by its time; None for what is no module.
-
-    A checked one is compared with the source at import, so that an edit inside the machine counts.
+    A checked one is compared with the source at import, so that an edit inside the machine counts. The
+    code comes from this machine's own .pyc when that is fresh. None for a file that does not compile.
     """
     try:
-        code: CodeType = compile(data, str(source), "exec", dont_inherit=True, optimize=0)
+        code = SourceFileLoader("module", str(source)).get_code("module")
     except (SyntaxError, ValueError):
         return None
     flags = 0b11 if checked else 0b01
-    header = importlib.util.MAGIC_NUMBER + struct.pack("<I", flags) + importlib.util.source_hash(data)
-    return header + marshal.dumps(code)
+    header = MAGIC_NUMBER + struct.pack("<I", flags) + source_hash(source.read_bytes())
+    return cache_from_source(str(source)), header + marshal.dumps(code)
 
 
 def _name(requirement: str) -> str:
