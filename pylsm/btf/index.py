@@ -1,0 +1,315 @@
+"""Where each record of a BTF type section starts, without looking at each record.
+
+BTF has no table of its types: the id of a type is how many records come before it, and the length of a record
+is known only from its own header. Walking 126,000 records in Python costs more than the rest of a start-up.
+
+The way round: of all words in the section, those with a non-zero *top byte* are nearly always the `info` words
+(bits 24-30 are the kind, bit 31 the kind flag). Names, type ids, sizes and offsets are below 2^24, a limit of
+the format for names (BTF_MAX_NAME_OFFSET) and of memory for the others. The few kinds whose body may hold
+larger words (INT, ENUM, ENUM64, DECL_TAG, and STRUCT/UNION with bitfields: 4 in 100 records) are visited one
+by one and their bodies blanked. What is left is a string of bytes, one a word, non-zero exactly where a record
+is: counting gives ids, searching gives records, both at the speed of C.
+
+Whether "nearly always" held is checked, for each stretch of the section: records are at least three words, so
+two marks closer than that mean a word was mistaken for a record, and the section is then walked exactly.
+Sections up to 64 KiB are walked exactly in any case.
+"""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_right
+
+from pylsm.btf.errors import BtfError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["BODY", "TypeIndex"]
+
+# kind → (words after the three header words, words for each of vlen elements); include/uapi/linux/btf.h
+BODY: dict[int, tuple[int, int]] = {
+    1: (1, 0),  # INT: encoding
+    2: (0, 0),  # PTR
+    3: (3, 0),  # ARRAY: element, index, length
+    4: (0, 3),  # STRUCT: name, type, offset
+    5: (0, 3),  # UNION
+    6: (0, 2),  # ENUM: name, value
+    7: (0, 0),  # FWD
+    8: (0, 0),  # TYPEDEF
+    9: (0, 0),  # VOLATILE
+    10: (0, 0),  # CONST
+    11: (0, 0),  # RESTRICT
+    12: (0, 0),  # FUNC (vlen holds the linkage)
+    13: (0, 2),  # FUNC_PROTO: name, type
+    14: (1, 0),  # VAR: linkage
+    15: (0, 3),  # DATASEC: variable, offset, size
+    16: (0, 0),  # FLOAT
+    17: (1, 0),  # DECL_TAG: component index
+    18: (0, 0),  # TYPE_TAG
+    19: (0, 3),  # ENUM64: name, low, high
+}
+
+VLEN = 0xFFFFFF  # 16 bits are in use; the newest headers widen it to 24, which were zero before
+KIND = 0x7F  # likewise 5 bits, widened to 7
+
+_CHUNK = 1 << 15  # words looked at in one go: what was asked for is usually in the first
+_EXACT_BELOW = 1 << 14  # words; smaller sections are walked
+_TOP = 3 if sys.byteorder == "little" else 0  # the top byte of a word
+
+_EASY = {2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18}
+_HARD = bytes(int(b != 0 and not ((b & KIND) in _EASY and b not in (0x84, 0x85))) for b in range(256))
+_MARK = bytes(int(b != 0) for b in range(256))
+
+
+class TypeIndex:
+    """Maps record numbers (0, 1, …) to word positions in the type section and back, lazily.
+
+    Args:
+        words: the type section as native 32-bit words.
+        layout: body sizes in words of kinds newer than this reader, as in `BODY`.
+        source: name of the BTF, for errors.
+        exact: walk every record (True), never (False); None decides by size.
+    """
+
+    __slots__ = (
+        "_before",
+        "_count",
+        "_exact",
+        "_marks",
+        "_next",
+        "_positions",
+        "_skip",
+        "_source",
+        "_used",
+        "_words",
+        "body",
+    )
+
+    def __init__(
+        self,
+        words: memoryview[int],
+        *,
+        layout: dict[int, tuple[int, int]] | None = None,
+        source: str = "",
+        exact: bool | None = None,
+    ) -> None:
+        self._words = words
+        self._source = source
+        self._exact = len(words) < _EXACT_BELOW if exact is None else exact
+        self.body = {**layout, **BODY} if layout else BODY
+        self._reset()
+
+    def _reset(self) -> None:
+        self._marks: list[bytes] = []  # for each chunk, one byte a word: top byte of info, or 0
+        self._before: list[int] = []  # records before each chunk
+        self._used: list[int] = []  # how often a record of the chunk was located
+        self._positions: list[Sequence[int] | None] = []
+        self._count = 0
+        self._next = 0  # exact: position of the record that the next chunk starts with
+        self._skip = 0  # fast: words of the next chunk that belong to the last one's last body
+
+    @property
+    def exact(self) -> bool:
+        """Whether the section is walked record by record."""
+        return self._exact
+
+    def count(self) -> int:
+        """The number of records; scans what is left of the section."""
+        while self._scan():
+            pass
+        return self._count
+
+    def locate(self, number: int) -> int:
+        """The word position of a record, or -1 when there are not that many."""
+        while self._count <= number:
+            if not self._scan():
+                return -1
+        chunk = bisect_right(self._before, number) - 1
+        rest = number - self._before[chunk]
+        positions = self._positions[chunk]
+        if positions is None:
+            used = self._used[chunk] = self._used[chunk] + 1
+            if used <= 16:
+                return self._select(chunk, rest)
+            positions = self._table(chunk)
+        return positions[rest]
+
+    def _select(self, chunk: int, rest: int) -> int:
+        # Halve the chunk until the wanted mark is alone: cheap for a few questions, keeps no memory.
+        marks = self._marks[chunk]
+        low, high = 0, len(marks)
+        while high - low > 1:
+            middle = (low + high) >> 1
+            here = middle - low - marks.count(0, low, middle)
+            if rest < here:
+                high = middle
+            else:
+                rest -= here
+                low = middle
+        return chunk * _CHUNK + low - 1
+
+    def _table(self, chunk: int) -> Sequence[int]:
+        # Somebody walks through this chunk: remember all of its positions.
+        from array import array
+        from itertools import compress
+
+        marks = self._marks[chunk]
+        start = chunk * _CHUNK - 1
+        table = array("I", compress(range(start, start + len(marks)), marks))
+        self._positions[chunk] = table
+        return table
+
+    def starts(self, position: int) -> bool:
+        """Whether a record starts at a word position."""
+        chunk, at = divmod(position + 1, _CHUNK)
+        while chunk >= len(self._marks):
+            if not self._scan():
+                return False
+        marks = self._marks[chunk]
+        return at < len(marks) and marks[at] != 0
+
+    def number(self, position: int) -> int:
+        """The number of the record that starts at a word position."""
+        if not self.starts(position):
+            raise self._error(position, "no record starts here")
+        chunk, at = divmod(position + 1, _CHUNK)
+        return self._before[chunk] + at - self._marks[chunk].count(0, 0, at)
+
+    def search(self, name_off: int, kind: int) -> int:
+        """The position of the first record with this name offset and kind (-1: any kind), or -1."""
+        whole = name_off.to_bytes(4, sys.byteorder)
+        needle, lead = whole, 0
+        if _TOP == 3:
+            # bytes.find is fastest with a short needle that does not end in the commonest byte.
+            short = whole.rstrip(b"\0")
+            needle = short if len(short) >= 2 else whole
+        words = self._words
+        chunk = 0
+        while chunk < len(self._marks) or self._scan():
+            marks = self._marks[chunk]
+            first = chunk * _CHUNK
+            start = max(first - 1, 0)  # a record's name is the word before its info word
+            raw = words[start : first + len(marks) - 1].tobytes()
+            at = raw.find(needle)
+            while at >= 0:
+                if not (at - lead) & 3:
+                    position = start + ((at - lead) >> 2)
+                    mark = marks[position + 1 - first]
+                    if mark and kind in (-1, mark & KIND) and words[position] == name_off:
+                        return position
+                at = raw.find(needle, at + 1)
+            chunk += 1
+        return -1
+
+    def end(self, position: int) -> int:
+        """The word position after a record.
+
+        Raises:
+            BtfError: the record runs past the section, or (on damaged BTF) is none.
+        """
+        words = self._words
+        if position + 3 > len(words):
+            raise self._error(position, f"a record needs 12 bytes, {(len(words) - position) * 4} are left")
+        info = words[position + 1]
+        kind = (info >> 24) & KIND
+        shape = self.body.get(kind)
+        if shape is None:
+            raise self._error(position, f"unknown kind {kind}", hint="is this BTF from a newer kernel?")
+        end = position + 3 + shape[0] + shape[1] * (info & VLEN)
+        if end > len(words):
+            raise self._error(
+                position,
+                f"record of kind {kind} with {info & VLEN} elements needs {(end - position) * 4} bytes, "
+                f"{(len(words) - position) * 4} are left",
+            )
+        if not self._exact and end < len(words) and not self.starts(end):
+            # Found by its mark, but its length disagrees with the marks: do not hand out a guess.
+            raise self._error(position, f"record of kind {kind} does not end where the next one starts")
+        return end
+
+    def _error(self, position: int, message: str, hint: str = "") -> BtfError:
+        return BtfError(message, source=self._source, section="type", offset=position * 4, hint=hint)
+
+    def _scan(self) -> bool:
+        """Look at one more chunk; False when there is none."""
+        start = len(self._marks) * _CHUNK
+        length = min(_CHUNK, len(self._words) - start)
+        if length <= 0:
+            return False
+        marks = None if self._exact else self._scan_fast(start, length)
+        if marks is None:
+            if not self._exact:
+                self._exact = True
+                self._reset()
+                return self._scan()
+            marks = self._scan_exact(start, length)
+        self._marks.append(marks)
+        self._before.append(self._count)
+        self._used.append(0)
+        self._positions.append(None)
+        self._count += length - marks.count(0)
+        return True
+
+    def _scan_exact(self, start: int, length: int) -> bytes:
+        words = self._words
+        marks = bytearray(length)
+        body = self.body
+        position = self._next
+        stop = start + length - 1
+        total = len(words)
+        while position < stop:
+            info = words[position + 1]
+            shape = body.get((info >> 24) & KIND)
+            if shape is None:
+                self.end(position)  # raises
+                break
+            marks[position + 1 - start] = info >> 24
+            end = position + 3 + shape[0] + shape[1] * (info & VLEN)
+            if end > total:
+                self.end(position)  # raises
+            position = end
+        if start + length == total and position < total:
+            self.end(position)  # one or two words are left: raises
+        self._next = position
+        return bytes(marks)
+
+    def _scan_fast(self, start: int, length: int) -> bytes | None:
+        """The marks of a chunk, or None when the section is not of the ordinary make."""
+        words = self._words
+        total = len(words)
+        marks = bytearray(words[start : start + length].tobytes()[_TOP::4])
+        skip = min(self._skip, length)
+        marks[:skip] = bytes(skip)
+        hard = marks.translate(_HARD)
+        after = skip
+        at = hard.find(1, skip)
+        while at >= 0:
+            info = words[start + at]
+            shape = BODY.get((info >> 24) & KIND)
+            if shape is None:
+                return None
+            body = at + 2
+            after = body + shape[0] + shape[1] * (info & VLEN)
+            next_info = start + after + 1
+            if next_info < total:
+                if not words[next_info] >> 24:
+                    return None
+            elif next_info != total + 1:
+                return None
+            if body < length:
+                blank = min(after, length) - body
+                marks[body : body + blank] = bytes(blank)
+            at = hard.find(1, after)
+        self._skip = max(self._skip, after) - length if max(self._skip, after) > length else 0
+        # Each mark must follow two words without one. A word taken for a record by mistake is the last but
+        # one or the last of a body, so it is one or two words before the next mark.
+        lead = self._marks[-1][-2:] if self._marks else b"\0"
+        ones = (lead + marks).translate(_MARK)
+        leading = len(ones) - len(marks)
+        if ones.count(b"\0\0\1") != ones.count(1, leading):
+            return None
+        if start + length == total and marks[-1]:
+            return None  # a record without its third word
+        return bytes(marks)
