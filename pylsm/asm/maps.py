@@ -69,7 +69,8 @@ class MapSpec:
     """A map by name, type and sizes.
 
     Args:
-        name: at most 15 bytes (BPF_OBJ_NAME_LEN with its NUL).
+        name: letters, digits, '_' or '.'; the kernel is told the first 15 (BPF_OBJ_NAME_LEN with its NUL), as by
+            libbpf.
         type: the map type.
         key, value: size in bytes, or a record whose layout is also shown by ``bpftool map dump``.
         max_entries: entries; bytes (a power of two, a multiple of the page size) for a ring buffer.
@@ -91,8 +92,8 @@ class MapSpec:
         max_entries: int,
         flags: int = 0,
     ) -> None:
-        if not name or len(name) > 15 or not all(c.isalnum() or c in "_." for c in name):
-            raise OperandError(f"map name {name!r}: 1 to 15 letters, digits, '_' or '.' are allowed")
+        if not name or not name.isascii() or not all(c.isalnum() or c in "_." for c in name):
+            raise OperandError(f"map name {name!r}: letters, digits, '_' and '.' are allowed")
         self.name = name
         self.type = type
         self.key: Layout | None = None if isinstance(key, int) else key
@@ -101,6 +102,11 @@ class MapSpec:
         self.value_size = value if isinstance(value, int) else value.size
         self.max_entries = max_entries
         self.flags = flags
+
+    @property
+    def kernel_name(self) -> str:
+        """The name as the kernel keeps and shows it."""
+        return self.name[:15]
 
     def resized(self, max_entries: int) -> MapSpec:
         """The same map with another size."""

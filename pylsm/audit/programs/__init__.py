@@ -1,0 +1,1 @@
+"""The kernel side: one module per hook, each a listing of what the kernel does there, in order."""

@@ -1,0 +1,147 @@
+"""What all audit programs share.
+
+Registers: r6 the context, r7 tgid << 32 | tid, r8 the record, r9 the subject (a file, an address).
+Every program ends in one place, `Probe.finish`, which counts the run and returns the verdict it was given.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pylsm.asm import R0, R1, R6, R7, R8, Asm, Register, View, u32, u64
+from pylsm.asm.typed import Field, Typed
+from pylsm.audit.maps import COUNTS, TRACED
+from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
+from pylsm.btf import declare
+
+__all__ = ["KERNEL", "Probe", "count", "counter_offset"]
+
+#: The shapes of the kernel's types that the probe relies on; offsets are those of the running kernel (CO-RE).
+KERNEL: Final = declare(
+    {
+        "file": {
+            "f_inode": "struct inode *",
+            "f_path": "struct path",
+            "f_flags": "unsigned int",
+            "f_mode": "unsigned int",
+        },
+        "path": {"mnt": "struct vfsmount *", "dentry": "struct dentry *"},
+        "inode": {"i_ino": "unsigned long", "i_sb": "struct super_block *"},
+        "super_block": {"s_dev": "unsigned int"},
+        "dentry": {"d_parent": "struct dentry *", "d_name": "struct qstr"},
+        "qstr": {"len": "unsigned int", "name": "unsigned char *"},
+        "vfsmount": {"mnt_root": "struct dentry *"},
+        "mount": {
+            "mnt_parent": "struct mount *",
+            "mnt_mountpoint": "struct dentry *",
+            "mnt": "struct vfsmount",
+        },
+        "thread_info": {"status": "unsigned int"},
+        "task_struct": {
+            "thread_info": "struct thread_info",
+            "tgid": "int",
+            "group_leader": "struct task_struct *",
+            "start_time": "u64",
+            "self_exec_id": "u64",
+            "signal": "struct signal_struct *",
+            "files": "struct files_struct *",
+            "fs": "struct fs_struct *",
+        },
+        "atomic": {"counter": "int"},
+        "signal_struct": {"live": "struct atomic"},
+        "files_struct": {"fdt": "struct fdtable *"},
+        "fdtable": {"max_fds": "unsigned int", "fd": "struct file **"},
+        "fs_struct": {"root": "struct path"},
+        "pt_regs": {"si": "unsigned long", "dx": "unsigned long", "orig_ax": "unsigned long"},
+    }
+)
+
+
+class Probe:
+    """One audit program while it is written.
+
+    Args:
+        a: its assembler; nothing emitted yet.
+        verdict: the index of the argument that holds the verdict so far, or None where there is none to return.
+        typed_task: the kernel has the helper get_current_task_btf (5.11), whose fields can be loaded directly.
+    """
+
+    def __init__(self, a: Asm, verdict: int | None, *, typed_task: bool = True) -> None:
+        self.a = a
+        self._verdict = verdict
+        self._typed_task = typed_task
+        self._count = a.label("count")
+        self.tgid = a.stack(TGID, "tgid")
+        a.mov(R6, R1)
+
+    def require_traced(self) -> None:
+        """Leave unless the current process is of a traced family; r7 = pid_tgid, and the stack's tgid is set."""
+        a = self.a
+        a.call("get_current_pid_tgid")
+        a.mov(R7, R0)
+        a.rsh(R0, 32)
+        a.stx(self.tgid.tgid, R0)
+        a.call("map_lookup_elem", TRACED, self.tgid)
+        a.mov(R8, counter_offset("untraced"))
+        a.jeq(R0, 0, self._count)
+
+    def leave(self, counter: str) -> None:
+        """Count the run as ``counter`` (a field of COUNTERS) and end; r8 is overwritten."""
+        self.a.mov(R8, counter_offset(counter))
+        self.a.ja(self._count)
+
+    def current_task(self, dst: Register) -> Typed:
+        """``dst`` = the current task; clobbers r0-r5. Its fields are read with `read_task`."""
+        a = self.a
+        a.call("get_current_task_btf" if self._typed_task else "get_current_task")
+        a.mov(dst, R0)
+        return a.typed(dst, "task_struct")
+
+    def read_task(self, dst: Register, field: Field, word: View) -> None:
+        """``dst`` = a field reached from the current task; may clobber r1-r5 and the 8 bytes of ``word``."""
+        if self._typed_task:
+            self.a.load(dst, field)
+        else:
+            self.a.probe_load(dst, field, word)
+
+    def header(self, record: View, kind: int) -> None:
+        """Fill the header of a record; clobbers r0-r5."""
+        a = self.a
+        a.st(record.source, SOURCE_LSM)
+        a.st(record.kind, kind)
+        a.st(record.flags, 0)
+        a.stx(record.pid_tgid, R7)
+        a.call("get_current_uid_gid")
+        a.stx(record.uid_gid, R0)
+        a.call("ktime_get_ns")
+        a.stx(record.time, R0)
+        a.call("get_current_comm", record["comm"], 16)
+
+    def finish(self, counter: str) -> None:
+        """The only exit: count the run (as ``counter`` when control falls through) and return the verdict."""
+        a = self.a
+        a.mov(R8, counter_offset(counter))
+        a.bind(self._count)
+        count(a)
+        if self._verdict is None:
+            a.mov(R0, 0)
+        else:
+            a.ldx(R0, u64[R6 + 8 * self._verdict])
+        a.exit_()
+
+
+def count(a: Asm) -> None:
+    """Add one to the counter at offset r8 of COUNTERS; clobbers r0-r5."""
+    zero = a.stack(4, "zero")
+    a.st(u32[zero], 0)
+    a.call("map_lookup_elem", COUNTS, zero)
+    with a.if_(R0, "!=", 0):
+        a.add(R0, R8)
+        a.mov(R1, 1)
+        # Atomic although per CPU: a program of a task that preempts this one counts here too.
+        a.atomic_add(u64[R0], R1)
+
+
+def counter_offset(counter: str) -> int:
+    """Offset of a counter in COUNTERS, in bytes."""
+    return COUNTERS.field(counter)[0]

@@ -1,0 +1,76 @@
+"""``lsm/socket_connect(sock, address, addrlen, ret)``: record where a traced process tries to connect to."""
+
+from __future__ import annotations
+
+from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Program, View, u16, u32, u64
+from pylsm.audit.maps import RING
+from pylsm.audit.programs.common import KERNEL, Probe
+from pylsm.audit.records import CONNECT, KIND_CONNECT
+
+__all__ = ["READ", "record_connect", "socket_connect"]
+
+_AF_INET, _AF_INET6 = 2, 10
+_SOCKADDR_IN = 16
+#: The kernel takes an IPv6 address without its scope id (SIN6_LEN_RFC2133): a check against 28 could be evaded.
+_SIN6_LEN_RFC2133 = 24
+#: Bytes of the address that hold family, port and either address. Behind ``addrlen`` they are another's leftovers.
+READ = _SIN6_LEN_RFC2133
+
+
+def socket_connect() -> Program:
+    """Every attempt is recorded, whatever becomes of it: the hook runs before the protocol looks at the address."""
+    a = Asm("lsm/socket_connect", types=KERNEL)
+    probe = Probe(a, verdict=3)
+    probe.require_traced()
+    address = a.stack(READ, "address")
+    a.ldx(R9, u64[R6 + 16])  # addrlen
+    a.ldx(R3, u64[R6 + 8])
+    a.call("probe_read_kernel", address, READ, None)
+    record_connect(probe, address)
+    probe.finish("ignored")
+    return a.build()
+
+
+def record_connect(probe: Probe, address: View) -> None:
+    """Record the ``READ`` bytes at ``address``, of which the low 32 bits of r9 are valid; falls through when it is no
+    address of the internet.
+    """
+    a = probe.a
+    ipv6 = a.label("ipv6")
+    write = a.label("write")
+    ignore = a.label("ignore")
+    a.jump32(R9, "s<", _SOCKADDR_IN, ignore)
+    a.ldx(R1, u16[address])
+    a.jeq(R1, _AF_INET, write)
+    a.jne(R1, _AF_INET6, ignore)
+    a.jump32(R9, "s<", _SIN6_LEN_RFC2133, ignore)
+
+    a.bind(write)
+    a.call("ringbuf_reserve", RING, CONNECT.size, 0)
+    with a.if_(R0, "==", 0):
+        probe.leave("lost")
+    a.mov(R8, R0)
+    event = a.view(R8, CONNECT)
+    probe.header(event, KIND_CONNECT)
+    a.ldx(R1, u16[address])
+    a.stx(event.family, R1)
+    a.ldx(R2, u16[address + 2])
+    a.stx(event.port, R2)
+    a.st(event.reserved, 0)
+    a.jeq(R1, _AF_INET6, ipv6)
+    # A reserved record holds what was in the ring before: every byte is written.
+    a.ldx(R1, u32[address + 4])
+    a.stx(u32[event["address"]], R1)
+    a.st(u32[event["address"] + 4], 0)
+    a.st(u64[event["address"] + 8], 0)
+    submit = a.label("submit")
+    a.ja(submit)
+    a.bind(ipv6)
+    a.ldx(R1, u64[address + 8])
+    a.stx(u64[event["address"]], R1)
+    a.ldx(R1, u64[address + 16])
+    a.stx(u64[event["address"] + 8], R1)
+    a.bind(submit)
+    a.call("ringbuf_submit", R8, 0)
+    probe.leave("recorded")
+    a.bind(ignore)

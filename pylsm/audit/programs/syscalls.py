@@ -1,0 +1,115 @@
+"""The fallback: raw tracepoints at the entry and exit of system calls, where LSM programs cannot be attached.
+
+Weaker than the hooks: it sees system calls, not what the kernel does (no io_uring, no 32-bit calls, no file that execve
+itself opens), and reads a connect's address before the kernel does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
+from pylsm.audit.programs.common import KERNEL, Probe
+from pylsm.audit.programs.file_open import record_open
+from pylsm.audit.programs.socket_connect import READ, record_connect
+
+__all__ = ["BLIND_SPOTS", "sys_enter", "sys_exit"]
+
+#: What this source cannot see, in words for the operator.
+BLIND_SPOTS: Final = (
+    "io_uring opens and connects",
+    "32-bit system calls",
+    "files that execve and the dynamic loader's execve open inside the kernel",
+    "an address changed by another thread while connect reads it, or on a page not yet in memory",
+)
+
+# x86_64 system call numbers (arch/x86/entry/syscalls/syscall_64.tbl)
+_CONNECT = 42
+_OPENS = {"open": 2, "creat": 85, "openat": 257, "open_by_handle_at": 304, "openat2": 437}
+_TS_COMPAT = 2  # thread_info.status: a 32-bit call, with other numbers (arch/x86/include/asm/thread_info.h)
+_FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
+
+
+def sys_enter() -> Program:
+    """``sys_enter(regs, id)``: connect, with the address as user space gave it, even if the call never returns."""
+    a = Asm("raw_tp/sys_enter", types=KERNEL)
+    untouched = a.label("other call")
+    a.ldx(R0, u64[R1 + 8])
+    a.jne(R0, _CONNECT, untouched)
+    probe = Probe(a, verdict=None)
+    word, address = a.stack(8, "word"), a.stack(READ, "address")
+    probe.require_traced()
+    ignored = a.label("ignored")
+    a.ldx(R8, u64[R6])
+    regs = a.typed(R8, "pt_regs")
+    _ignore_compat(probe, word, ignored)
+    a.probe_load(R9, regs.dx, word)
+    for offset in range(0, READ, 8):
+        a.st(u64[address + offset], 0)
+    a.probe_load(R3, regs.si, word)
+    a.mov32(R2, R9)
+    with a.if_(R2, ">", READ):
+        a.mov(R2, READ)
+    a.call("probe_read_user", address, None, None)
+    with a.if_(R0, "!=", 0):
+        probe.leave("unreadable")
+    record_connect(probe, address)
+    a.bind(ignored)
+    probe.finish("ignored")
+    a.bind(untouched)
+    a.mov(R0, 0)
+    a.exit_()
+    return a.build()
+
+
+def sys_exit() -> Program:
+    """``sys_exit(regs, ret)``: the file behind the descriptor that an open has just returned."""
+    a = Asm("raw_tp/sys_exit", types=KERNEL)
+    untouched, wanted, ignored, unreadable = (
+        a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
+    )
+    word = a.stack(8, "word")
+    probe = Probe(a, verdict=None)
+    a.ldx(R9, u64[R6 + 8])
+    a.jslt(R9, 0, untouched)
+    a.ldx(R8, u64[R6])
+    a.probe_load(R1, a.typed(R8, "pt_regs").orig_ax, word)
+    for number in _OPENS.values():
+        a.jeq(R1, number, wanted)
+    a.bind(untouched)
+    a.mov(R0, 0)
+    a.exit_()
+
+    a.bind(wanted)
+    probe.require_traced()
+    _ignore_compat(probe, word, ignored)
+    task = probe.current_task(R8)
+    fdt = a.probe_load(R8, task.files.fdt, word)
+    assert fdt is not None
+    a.probe_load(R1, fdt.max_fds, word)
+    a.jge(R9, R1, unreadable)
+    a.probe_load(R3, fdt.fd, word)
+    a.lsh(R9, 3)
+    a.add(R3, R9)
+    a.call("probe_read_kernel", word, 8, None)
+    a.ldx(R9, u64[word])
+    a.jeq(R9, 0, unreadable)
+    file = a.typed(R9, "file")
+    a.probe_load(R1, file.f_mode, word)
+    a.jset(R1, _FMODE_PATH, ignored)
+    record_open(probe, file, "walk", trusted=False)
+    probe.leave("recorded")
+    a.bind(unreadable)
+    probe.leave("unreadable")
+    a.bind(ignored)
+    probe.finish("ignored")
+    return a.build()
+
+
+def _ignore_compat(probe: Probe, word: View, ignored: Label) -> None:
+    """Jump to ``ignored`` for a 32-bit call; clobbers r0-r5."""
+    a = probe.a
+    a.call("get_current_task")
+    a.mov(R3, R0)
+    a.probe_load(R1, a.typed(R3, "task_struct").thread_info.status, word)
+    a.jset(R1, _TS_COMPAT, ignored)
