@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import MachineError, image, kernels
+from . import CHECKOUT, MachineError, image, kernels
 from .machine import Machine
 
 __all__ = ["main", "parse"]
@@ -128,15 +128,16 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     kernel = kernels.find(options.kernel)
+    job = image.Job(
+        command=options.command,
+        environment=dict(setting.split("=", 1) for setting in options.env),
+        modules=[name for name in options.modules.split(",") if name],
+        share_out=options.share_out is not None,
+    )
+    if Path.cwd().is_relative_to(CHECKOUT):
+        job.directory = os.getcwd()
     with open(os.memfd_create("initramfs"), "wb") as initramfs:
-        image.write(
-            initramfs,
-            kernel=kernel,
-            wanted_modules=[name for name in options.modules.split(",") if name],
-            command=options.command,
-            environment=dict(setting.split("=", 1) for setting in options.env),
-            share_out=options.share_out is not None,
-        )
+        image.write(initramfs, kernel, job)
         initramfs.flush()
         machine = Machine(
             kernel,

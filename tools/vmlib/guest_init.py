@@ -20,8 +20,9 @@ import time
 import tty
 
 PORT = "/dev/ttyS1"
-CONFIG = "/vm.json"
+JOB = "/job.json"
 OUTBOX = "/out"
+PIPE_SIZE = 65536
 POWER_OFF = 0x4321FEDC
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
@@ -50,6 +51,8 @@ def mount_all() -> None:
             os.makedirs(where, exist_ok=True)
         except OSError as error:  # a mount point of /sys that this kernel does not have
             print(f"init: {where}: {error.strerror}")
+            continue
+        if kind == "tmpfs" and os.listdir(where):  # a checkout or Python below /tmp stays in sight
             continue
         if libc.mount(kind.encode(), where.encode(), kind.encode(), 0, options):
             print(f"init: cannot mount {kind}: {os.strerror(ctypes.get_errno())}")
@@ -130,28 +133,41 @@ def run(port: Port, command: list[str], environment: dict[str, str], directory: 
     os.close(stderr)
 
     kinds = {out: b"o", err: b"e"}
+
+    def forward(fd: int) -> None:
+        data = os.read(fd, PIPE_SIZE)
+        if data:
+            port.send(kinds[fd], data)
+        else:
+            del kinds[fd]
+
     status: int | None = None
-    # Output written before the end is in the pipes at the end; a daemon that keeps them open does not
-    # keep the machine.
+    while status is None:
+        for fd in select.select([woken, *kinds], [], [])[0]:
+            if fd == woken:
+                os.read(woken, PIPE_SIZE)
+                status = reap(child)
+            else:
+                forward(fd)
+    # What the command wrote is in the pipes by now, and one read empties a pipe: a daemon that goes on
+    # writing does not keep the machine.
+    for fd in select.select(list(kinds), [], [], 0)[0]:
+        forward(fd)
+    return status
+
+
+def reap(child: int) -> int | None:
+    """Collect every process that has ended; the status of `child` if it is among them."""
+    status = None
     while True:
-        ready = select.select([woken, *kinds], [], [], 0 if status is not None else None)[0]
-        for fd in ready:
-            data = os.read(fd, 65536)
-            if fd in kinds and data:
-                port.send(kinds[fd], data)
-            elif fd in kinds:
-                del kinds[fd]
-        if status is not None and not ready:
+        try:
+            pid, ended = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
             return status
-        while woken in ready or status is None:
-            try:
-                pid, ended = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if pid == child:
-                status = 128 + os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.WEXITSTATUS(ended)
+        if pid == 0:
+            return status
+        if pid == child:
+            status = 128 + os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.WEXITSTATUS(ended)
 
 
 def send_outbox(port: Port) -> None:
@@ -165,18 +181,18 @@ def main() -> None:
     mount_all()
     port = Port(open_port())
     try:
-        with open(CONFIG) as file:
-            config = json.load(file)
+        with open(JOB) as file:
+            job = json.load(file)
         with open("/proc/uptime") as file:
             port.send(b"b", f"{os.uname().release} {file.read().split()[0]}".encode())
         libc.sethostname(b"pylsm-vm", 8)
         os.chmod("/tmp", 0o1777)
         raise_loopback()
-        load_modules(config["modules"])
+        load_modules(job["modules"])
         os.makedirs(OUTBOX, exist_ok=True)
-        environment = {**config["environment"], "PYLSM_VM": os.uname().release}
-        status = run(port, config["command"], environment, config["directory"])
-        if config["share_out"]:
+        environment = {**job["environment"], "PYLSM_VM": os.uname().release}
+        status = run(port, job["command"], environment, job["directory"])
+        if job["share_out"]:
             send_outbox(port)
         port.send(b"x", bytes([status]))
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import json
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,13 +20,13 @@ from . import CHECKOUT, cache_directory, cpio, guest_init, modules, python
 from .cpio import Archive
 from .kernels import Kernel, lock
 
-__all__ = ["base", "checkout_files", "guest_path", "write"]
+__all__ = ["Job", "base", "checkout_files", "write"]
 
 # What tests reach for; those that this machine has.
 TOOLS = """
-    bash cat chmod chown cp dd echo env false find grep head id kill ln ls mkdir mknod mv nproc pwd readlink rm
-    rmdir sed seq sh sleep sort stat tail tee timeout touch true uname wc yes
-    bpftool chroot dmesg ip mount nsenter prlimit ps setpriv setsid taskset umount unshare
+    bash cat chmod chown cp cut date dd echo env false find grep head id kill ln ls mkdir mknod mktemp mv nproc
+    pwd readlink rm rmdir sed seq sh sleep sort stat sync tail tee timeout touch tr true uname wc yes
+    bpftool chroot dmesg ip mount nsenter prlimit ps setpriv setsid ss taskset umount unshare
 """
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Opened at run time by name, so no ldd shows them.
@@ -45,31 +47,51 @@ DIRECTORIES = ("/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/mnt", "/var/t
 KEPT_IMAGES = 4  # the last used: 100 MB each
 
 
-def guest_path() -> str:
-    """This interpreter first, so that `python3` and `pytest` are its."""
-    return f"{os.path.dirname(sys.executable)}:{SEARCH}"
+@dataclass
+class Job:
+    """What process 1 is to do, as it reads it (guest_init.py)."""
+
+    command: Sequence[str]
+    directory: str = str(CHECKOUT)
+    environment: dict[str, str] = field(default_factory=dict)
+    modules: Sequence[str] = ()
+    share_out: bool = False
+
+
+def write(out: BinaryIO, kernel: Kernel, job: Job) -> None:
+    """The whole initramfs: the base, then the checkout, modules, init and its job."""
+    with open(base(), "rb") as file:
+        shutil.copyfileobj(file, out, 1 << 20)
+    with Archive(out) as archive:
+        archive.directory(job.directory)
+        for path in checkout_files():
+            _add(archive, path, checked=True)
+        loaded = modules.closure(kernel.modules, job.modules)
+        for name, data in loaded:  # not in /lib: a link in the base, which a directory would replace
+            archive.file(f"/modules/{name}", data)
+        job = dataclasses.replace(
+            job,
+            modules=[f"/modules/{name}" for name, _ in loaded],
+            environment={**_environment(), **job.environment},
+        )
+        archive.file(guest_init.JOB, json.dumps(dataclasses.asdict(job)).encode())
+        # Of a virtual environment not its own Python: init needs the standard library only, and quickly.
+        interpreter = os.path.realpath(python.base_executable())
+        init = f"#!{interpreter} -IS\n" + Path(guest_init.__file__).read_text()
+        archive.file("/init", init.encode(), 0o755)
 
 
 def base() -> Path:
     """The cached base image for this interpreter, its distributions and this machine's tools."""
-    directory = cache_directory("images")
     distributions = python.closure(python.required())
     tools = [path for path in (shutil.which(name, path=SEARCH) for name in TOOLS.split()) if path]
-    versions = [f"{dist.metadata['Name']} {dist.version} {dist.locate_file('')}" for dist in distributions]
-    stamps = [
-        f"{path} {os.stat(path).st_mtime_ns}" for path in [sys.executable, *tools, *_expand(LOADED_LATER)]
-    ]
-    sources = [Path(source).read_text() for source in (__file__, python.__file__, cpio.__file__)]
-    key = hashlib.sha256(
-        "\0".join([sys.version, sys.prefix, *versions, *stamps, *sources]).encode()
-    ).hexdigest()
-    image = directory / f"{key[:16]}.cpio"
-    with lock(f"image-{key[:16]}"):
+    directory = cache_directory("images")
+    image = directory / f"{_key(distributions, tools)}.cpio"
+    with lock(f"image-{image.stem}"):
         if not image.exists():
-            files = [path for dist in distributions for path in python.distribution_files(dist)]
             part = image.with_suffix(".part")
             with open(part, "wb") as file:
-                _write_base(file, [*python.interpreter_files(), *files], tools)
+                _write_base(file, distributions, tools)
             part.rename(image)
     os.utime(image)
     for unused in sorted(directory.glob("*.cpio"), key=os.path.getmtime)[:-KEPT_IMAGES]:
@@ -78,77 +100,58 @@ def base() -> Path:
 
 
 def checkout_files(root: Path = CHECKOUT) -> list[Path]:
-    """Tracked files and new ones that git does not ignore; all of them where there is no git."""
-    listing = (
-        subprocess.run(
-            ["git", "-C", str(root), "ls-files", "-coz", "--exclude-standard"],
+    """Tracked files and new ones that git does not ignore; where git has no answer, all but hidden ones."""
+    try:
+        # A checkout that someone else owns is as good to list as to run.
+        listing = subprocess.run(
+            ["git", "-c", "safe.directory=*", "-C", root, "ls-files", "-coz", "--exclude-standard"],
             capture_output=True,
-            check=False,
-        )
-        if shutil.which("git")
-        else None
-    )
-    if listing is not None and listing.returncode == 0:
-        paths = [root / os.fsdecode(name) for name in listing.stdout.split(b"\0") if name]
-    else:
-        paths = [path for path in root.rglob("*") if not {".git", "__pycache__"} & set(path.parts)]
+            check=True,
+        ).stdout
+        paths = [root / os.fsdecode(name) for name in listing.split(b"\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        hidden = re.compile(r"(^|/)(\.|__pycache__)")
+        paths = [path for path in root.rglob("*") if not hidden.search(str(path.relative_to(root)))]
     return sorted({path for path in paths if path.is_symlink() or path.is_file()})
 
 
-def write(
-    out: BinaryIO,
-    *,
-    kernel: Kernel,
-    wanted_modules: Sequence[str],
-    command: Sequence[str],
-    environment: dict[str, str],
-    share_out: bool,
-) -> None:
-    """The whole initramfs: base, then checkout, modules, init and what it is to do."""
-    with open(base(), "rb") as file:
-        shutil.copyfileobj(file, out, 1 << 20)
-    with Archive(out) as archive:
-        loaded = []
-        for name, data in modules.closure(kernel.modules, wanted_modules):
-            loaded.append(f"/modules/{name}")  # not /lib: a link in the base, which a directory would replace
-            archive.file(loaded[-1], data)
-        config = {
-            "command": list(command),
-            "directory": os.getcwd() if Path.cwd().is_relative_to(CHECKOUT) else str(CHECKOUT),
-            "environment": {
-                "PATH": guest_path(),
-                "HOME": "/root",
-                "USER": "root",
-                "LOGNAME": "root",
-                "SHELL": "/bin/sh",
-                "PYTHONPATH": str(CHECKOUT),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "PYTHONUNBUFFERED": "1",  # a machine that dies takes what is buffered with it
-                **environment,
-            },
-            "modules": loaded,
-            "share_out": share_out,
-        }
-        archive.file("/vm.json", json.dumps(config).encode())
-        init = f"#!{_base_executable()} -IS\n" + Path(guest_init.__file__).read_text()
-        archive.file("/init", init.encode(), 0o755)
-        archive.directory(str(CHECKOUT))
-        for path in checkout_files():
-            _add(archive, path, checked=True)
+def _environment() -> dict[str, str]:
+    return {
+        # This interpreter's directory first, so that `python3` and `pytest` are its.
+        "PATH": f"{os.path.dirname(sys.executable)}:{SEARCH}",
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "SHELL": "/bin/sh",
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",  # a machine that dies takes along what is buffered
+    }
 
 
-def _write_base(out: BinaryIO, files: Iterable[Path], tools: Sequence[str]) -> None:
+def _key(distributions: Sequence[python.Distribution], tools: Sequence[str]) -> str:
+    """Names the contents of a base image; they are not read for it."""
+    content = [sys.version, sys.prefix]
+    content += [f"{each.metadata['Name']} {each.version} {each.locate_file('')}" for each in distributions]
+    watched = [sys.executable, *tools, *_expand(LOADED_LATER)]
+    content += [f"{path} {os.stat(path).st_mtime_ns}" for path in watched]
+    content += [Path(source).read_text() for source in (__file__, python.__file__, cpio.__file__)]
+    return hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
+
+
+def _write_base(out: BinaryIO, distributions: Sequence[python.Distribution], tools: Sequence[str]) -> None:
     with Archive(out) as archive:
         for directory in DIRECTORIES:
             archive.directory(directory, 0o1777 if directory.endswith("tmp") else 0o755)
         for name, text in ETC.items():
             archive.file(name, text.encode())
-        elf = [archive.copy(tool) for tool in tools]
-        for source in files:
-            real = _add(archive, source, checked=False)
-            if source.suffix == ".so" or ".so." in source.name or os.access(source, os.X_OK):
-                elf.append(real)
-        for library in [*_libraries(elf), *_expand(LOADED_LATER)]:
+        files = [archive.copy(tool) for tool in tools]
+        for source in python.interpreter_files():
+            files.append(_add(archive, source, checked=False))
+        for distribution in distributions:
+            for source in python.distribution_files(distribution):
+                files.append(_add(archive, source, checked=False))
+        for library in [*_libraries(files), *_expand(LOADED_LATER)]:
             archive.copy(library)
         for name in ("python", "python3"):
             archive.symlink(f"{os.path.dirname(sys.executable)}/{name}", os.path.basename(sys.executable))
@@ -156,6 +159,9 @@ def _write_base(out: BinaryIO, files: Iterable[Path], tools: Sequence[str]) -> N
 
 def _add(archive: Archive, path: Path, checked: bool) -> str:
     """A file, and its bytecode when it is a Python module, since compiling is slow under emulation."""
+    if not path.exists():  # a symbolic link that leads nowhere: tests have those
+        archive.symlink(str(path), os.readlink(path))
+        return str(path)
     real = archive.copy(path)
     if real.endswith(".py"):
         pyc = python.bytecode(Path(real), checked)
@@ -164,8 +170,9 @@ def _add(archive: Archive, path: Path, checked: bool) -> str:
     return real
 
 
-def _libraries(binaries: Sequence[str]) -> list[str]:
-    """Shared libraries and the ELF interpreter, as the dynamic loader itself finds them."""
+def _libraries(files: Iterable[str]) -> list[str]:
+    """Shared libraries and the ELF interpreter of executables among the files, as the loader finds them."""
+    binaries = [path for path in files if os.access(path, os.X_OK) or ".so" in path]
     elf = [path for path in binaries if _is_elf(path)]
     found = subprocess.run(["ldd", *elf], capture_output=True, text=True, check=False).stdout
     return sorted(set(re.findall(r"(/\S+) \(0x", found)))
@@ -178,8 +185,3 @@ def _is_elf(path: str) -> bool:
 
 def _expand(patterns: Iterable[str]) -> list[str]:
     return sorted(path for pattern in patterns for path in glob.glob(pattern))
-
-
-def _base_executable() -> str:
-    """Not the virtual environment's: init wants the standard library only."""
-    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))

@@ -180,17 +180,16 @@ def _configuration() -> Path:
 
 def _mirrors() -> dict[bool, str]:
     """This machine's Debian mirrors, {False: the archive, True: its security archive}."""
-    form = "$(RELEASE) $(REPO_URI) $(ORIGIN)"  # the origin is known once apt has read the index
-    listing = _run(["apt-get", "indextargets", "--format", form, "MetaKey: main/binary-amd64/Packages"])
+    # What an update would fetch: unlike indextargets it needs no update before.
+    uris = _run(["apt-get", "--print-uris", "update"])
     mirrors: dict[bool, str] = {}
-    for line in listing.splitlines():
-        suite, uri, origin = line.split(maxsplit=2)
-        if origin == "Debian" or DEBIAN.fullmatch(suite):
+    for uri, suite in re.findall(r"'(\S+)/dists/([\w-]+)/InRelease'", uris):
+        if DEBIAN.fullmatch(suite):
             mirrors.setdefault(suite.endswith("-security"), uri)
     if False not in mirrors:
         raise MachineError("apt on this machine has no Debian mirror configured (deb … main)")
     # A machine without security updates: Debian's mirrors keep both archives side by side.
-    mirrors.setdefault(True, mirrors[False].rstrip("/") + "-security/")
+    mirrors.setdefault(True, mirrors[False] + "-security")
     return mirrors
 
 

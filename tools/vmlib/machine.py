@@ -116,13 +116,14 @@ class Machine:
     def _listen(self, port: IO[bytes], console: IO[bytes], outbox: IO[bytes], started: float) -> int:
         frames = Frames()
         printed = bytearray()
+        streams = {b"o": sys.stdout.buffer, b"e": sys.stderr.buffer, b"t": outbox}
         with selectors.DefaultSelector() as selector:
             selector.register(port, selectors.EVENT_READ)
             selector.register(console, selectors.EVENT_READ)
             while selector.get_map():
                 ready = selector.select(max(0, started + self.timeout - time.monotonic()))
                 if not ready:
-                    raise MachineError(_with_console(f"timeout after {self.timeout:g} s", printed))
+                    raise self._failure(f"timeout after {self.timeout:g} s", printed)
                 for key, _ in ready:
                     data = os.read(key.fd, 65536)
                     if not data:
@@ -131,34 +132,34 @@ class Machine:
                         printed += data
                         if self.console:
                             _emit(sys.stderr.buffer, data)
-                    for kind, payload in frames.feed(data) if key.fileobj is port else ():
-                        if kind == b"o":
-                            _emit(sys.stdout.buffer, payload)
-                        elif kind == b"e":
-                            _emit(sys.stderr.buffer, payload)
-                        elif kind == b"b":
-                            self.boot_seconds = time.monotonic() - started
-                        elif kind == b"t":
-                            outbox.write(payload)
-                        elif kind == b"f":
-                            raise MachineError(_with_console(f"init failed: {payload.decode()}", printed))
-                        elif kind == b"x":
-                            return payload[0]
+                    else:
+                        for kind, payload in frames.feed(data):
+                            if kind in streams:
+                                _emit(streams[kind], payload)
+                            elif kind == b"b":
+                                self.boot_seconds = time.monotonic() - started
+                            elif kind == b"x":
+                                return payload[0]
+                            else:
+                                raise self._failure(f"init failed: {payload.decode()}", printed)
         panic = re.search(rb"Kernel panic - not syncing: ([^\r\n]*)", printed)
         what = f"kernel panic: {panic[1].decode(errors='replace')}" if panic else "the machine went off"
-        raise MachineError(
-            _with_console(f"{what}, {'before' if self.boot_seconds is None else 'after'} boot", printed)
+        raise self._failure(what, printed)
+
+    def _failure(self, what: str, printed: bytearray) -> MachineError:
+        """The message with when it was and the end of what the kernel, or QEMU, said."""
+        when = "before the command ran" if self.boot_seconds is None else "while the command ran"
+        lines = printed.decode(errors="replace").replace("\r", "").strip().splitlines()[-CONSOLE_LINES:]
+        if self.console or not lines:
+            return MachineError(f"{what}, {when}")
+        return MachineError(
+            "\n".join([f"{what}, {when}; last console lines:", *(f"  {line}" for line in lines)])
         )
 
 
 def _emit(stream: IO[bytes], data: bytes) -> None:
     stream.write(data)
     stream.flush()
-
-
-def _with_console(message: str, printed: bytes | bytearray) -> str:
-    lines = printed.decode(errors="replace").replace("\r", "").strip().splitlines()[-CONSOLE_LINES:]
-    return "\n".join([message, "last console lines:", *(f"  {line}" for line in lines)]) if lines else message
 
 
 def _unpack(archive: IO[bytes], directory: Path) -> None:

@@ -12,13 +12,22 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import Distribution
 from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
 from typing import Any
 
 from . import CHECKOUT, MachineError
 
-__all__ = ["bytecode", "closure", "distribution_files", "interpreter_files", "required"]
+__all__ = [
+    "Distribution",
+    "base_executable",
+    "bytecode",
+    "closure",
+    "distribution_files",
+    "interpreter_files",
+    "required",
+]
 
 # They read code and never run it: 50 MB that no command inside a machine needs.
 STATIC_TOOLS = frozenset({"mypy", "ruff"})
@@ -42,13 +51,13 @@ def required(pyproject: Path = CHECKOUT / "pyproject.toml", extra: str = "test")
     return [name for name in map(_name, wanted) if name not in STATIC_TOOLS]
 
 
-def closure(names: Iterable[str]) -> list[metadata.Distribution]:
+def closure(names: Iterable[str]) -> list[Distribution]:
     """Those distributions and all they require, by name, as far as they are installed.
 
     Markers are not evaluated, except that requirements of extras are left out: what a marker rules out
     is as a rule not installed, and does no harm where it is.
     """
-    found: dict[str, metadata.Distribution] = {}
+    found: dict[str, Distribution] = {}
     todo = list(names)
     while todo:
         name = _name(todo.pop())
@@ -62,7 +71,7 @@ def closure(names: Iterable[str]) -> list[metadata.Distribution]:
     return [found[name] for name in sorted(found)]
 
 
-def distribution_files(distribution: metadata.Distribution) -> Iterator[Path]:
+def distribution_files(distribution: Distribution) -> Iterator[Path]:
     """Installed files, scripts such as bin/pytest among them, without compiled bytecode."""
     for file in distribution.files or []:
         path = Path(os.path.abspath(str(distribution.locate_file(file))))
@@ -72,8 +81,7 @@ def distribution_files(distribution: metadata.Distribution) -> Iterator[Path]:
 
 def interpreter_files() -> Iterator[Path]:
     """The executable (in a virtual environment: both), and the standard library."""
-    executables = {sys.executable, getattr(sys, "_base_executable", sys.executable)}
-    yield from map(Path, sorted(executables))
+    yield from map(Path, sorted({sys.executable, base_executable()}))
     for configuration in (Path(sys.prefix, "pyvenv.cfg"), Path(sys.executable).parent / "pyvenv.cfg"):
         if configuration.is_file():
             yield configuration
@@ -83,6 +91,12 @@ def interpreter_files() -> Iterator[Path]:
             for name in sorted(files):
                 if not NOT_LIBRARY.fullmatch(name):
                     yield Path(directory, name)
+
+
+def base_executable() -> str:
+    """In a virtual environment, the Python that it was made with."""
+    path: str = getattr(sys, "_base_executable", sys.executable)
+    return path
 
 
 def bytecode(source: Path, checked: bool) -> tuple[str, bytes] | None:
