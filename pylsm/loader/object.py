@@ -1,0 +1,163 @@
+"""Maps and programs that belong together: made, attached and taken away as one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+from pylsm.asm.maps import MapSpec
+from pylsm.asm.program import Program
+from pylsm.loader.bpf import Handle
+from pylsm.loader.errors import SpecError
+from pylsm.loader.link import Link
+from pylsm.loader.maps import Map, check_map
+from pylsm.loader.program import LoadedProgram
+
+if TYPE_CHECKING:
+    from pylsm.btf import Btf
+
+__all__ = ["Object"]
+
+#: A map that somebody else made: open, by descriptor, or by the path it is pinned at.
+Reused = Union[Map, int, str, "os.PathLike[str]"]
+
+
+class Object:
+    """Programs and their maps, all or nothing.
+
+    Making the object creates every map, then loads every program; `attach` then attaches them. Between the two there
+    is time to fill maps. If a step fails, everything before it is undone. A ``with`` block closes it.
+
+    Args:
+        programs: the programs; their maps are taken from ``Program.maps``.
+        maps: further maps, or other sizes for maps of the programs (by name).
+        reuse: maps of others by name: not created, checked for type, key and value size. A `Map` or a descriptor
+            stays its owner's; one opened by path is closed with the object.
+        btf: types of the running kernel; by default its own.
+        log_level: of the verifier, see `LoadedProgram.load`.
+
+    Attributes:
+        maps: name → `Map`.
+        programs: name → `LoadedProgram`.
+        links: name of the program → `Link`, for those attached.
+
+    Raises:
+        SpecError: two programs (or two maps) of one name that differ, or a ``reuse`` name that nobody uses.
+        MapMismatchError, PinError, ResolveError, VerifierError, BpfError: as the steps raise them.
+    """
+
+    __slots__ = ("links", "maps", "programs")
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        *,
+        maps: Iterable[MapSpec] = (),
+        reuse: Mapping[str, Reused] | None = None,
+        btf: Btf | None = None,
+        log_level: int = 0,
+    ) -> None:
+        self.maps: dict[str, Map] = {}
+        self.programs: dict[str, LoadedProgram] = {}
+        self.links: dict[str, Link] = {}
+        reuse = reuse or {}
+        specs = _specs(programs, maps)
+        strangers = sorted(set(reuse) - set(specs))
+        if strangers:
+            raise SpecError(f"no program uses a map {strangers[0]!r}; there are: {', '.join(sorted(specs)) or 'none'}")
+        names = [program.name for program in programs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise SpecError(f"two programs are called {twice!r}")
+        try:
+            for name, spec in specs.items():
+                self.maps[name] = _reused(reuse[name], spec) if name in reuse else Map.create(spec)
+            for program in programs:
+                self.programs[program.name] = LoadedProgram.load(program, maps=self.maps, btf=btf, log_level=log_level)
+        except BaseException:
+            self.close()
+            raise
+
+    def attach(self, *names: str, **options: Mapping[str, Any]) -> dict[str, Link]:
+        """Attach programs, in the order they were given; all or, if one fails, none.
+
+        Args:
+            names: which ones; by default all that are not attached yet.
+            options: name of a program → its attach options, as `pylsm.loader.link.attach` has them.
+
+        Returns:
+            `links`.
+        """
+        done: list[str] = []
+        for name in names or [name for name in self.programs if name not in self.links]:
+            if name not in self.programs:
+                self._detach(done)
+                raise SpecError(f"there is no program {name!r}; there are: {', '.join(self.programs)}")
+            try:
+                self.links[name] = self.programs[name].attach(**options.get(name, {}))
+            except BaseException:
+                self._detach(done)
+                raise
+            done.append(name)
+        return self.links
+
+    def _detach(self, names: list[str]) -> None:
+        _close_all([self.links.pop(name) for name in names])
+
+    def close(self) -> None:
+        """Detach, unload and close everything, in reverse order; one failure does not keep the rest open."""
+        links, programs, maps = list(self.links.values()), list(self.programs.values()), list(self.maps.values())
+        self.links, self.programs, self.maps = {}, {}, {}
+        _close_all([*maps, *programs, *links])
+
+    def __enter__(self) -> Object:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        attached = f"attached: {', '.join(self.links)}" if self.links else "not attached"
+        return f"<Object of {', '.join(self.programs) or 'no programs'}; {attached}>"
+
+
+def _specs(programs: Sequence[Program], maps: Iterable[MapSpec]) -> dict[str, MapSpec]:
+    """Every map by name; two programs that name the same map have to mean the same."""
+    given = {spec.name: spec for spec in maps}
+    specs: dict[str, MapSpec] = {}
+    for program in programs:
+        for spec in program.maps:
+            other = specs.setdefault(spec.name, spec)
+            if _key(other) != _key(spec):
+                raise SpecError(f"map {spec.name!r} is {other} in one program and {spec} in {program.name!r}")
+    for name, spec in given.items():
+        used = specs.get(name)
+        if used is not None and _key(used)[:3] != _key(spec)[:3]:
+            raise SpecError(f"map {name!r} is {spec}, but the programs use {used}")
+    return {**specs, **given}
+
+
+def _key(spec: MapSpec) -> tuple[int, int, int, int, int]:
+    return (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags)
+
+
+def _reused(given: Reused, spec: MapSpec) -> Map:
+    if isinstance(given, Map):
+        check_map(given.info, spec, given.label)
+        return Map.from_fd(given.fileno(), spec, owned=False)
+    if isinstance(given, int):
+        return Map.from_fd(given, spec, owned=False)
+    return Map.open_pinned(given, spec)
+
+
+def _close_all(handles: Sequence[Handle]) -> None:
+    """Close from the last to the first; the first error is raised when all are closed."""
+    failed: OSError | None = None
+    for handle in reversed(handles):
+        try:
+            handle.close()
+        except OSError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed

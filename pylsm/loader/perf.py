@@ -1,0 +1,166 @@
+"""kprobes and tracepoints: perf events that a program is attached to (perf_event_open(2))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import Structure, c_int32, c_uint32, c_uint64
+from errno import EACCES, EINVAL, ENOENT, ENOTSUP, EPERM
+from fcntl import ioctl
+
+from pylsm.loader.arch import system_calls
+from pylsm.loader.attr import Cmd, LinkCreateAttr
+from pylsm.loader.bpf import Handle, bpf_errno, failure
+from pylsm.loader.errors import BpfError, errno_name
+from pylsm.loader.link import Link
+from pylsm.loader.program import LoadedProgram
+from pylsm.loader.sections import AttachType
+
+__all__ = ["PerfEventAttr", "attach_kprobe", "attach_tracepoint"]
+
+PERF_TYPE_TRACEPOINT = 2
+PERF_FLAG_FD_CLOEXEC = 1 << 3
+PERF_EVENT_IOC_ENABLE = 0x2400
+PERF_EVENT_IOC_SET_BPF = 0x40042408
+
+_KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
+_TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+
+
+class PerfEventAttr(Structure):
+    """struct perf_event_attr (include/uapi/linux/perf_event.h) up to PERF_ATTR_SIZE_VER5, 112 bytes."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("size", c_uint32),
+        ("config", c_uint64),
+        ("sample_period", c_uint64),
+        ("sample_type", c_uint64),
+        ("read_format", c_uint64),
+        ("flags", c_uint64),
+        ("wakeup_events", c_uint32),
+        ("bp_type", c_uint32),
+        ("config1", c_uint64),  # kprobe_func: address of the function's name
+        ("config2", c_uint64),  # probe_offset: bytes into the function
+        ("branch_sample_type", c_uint64),
+        ("sample_regs_user", c_uint64),
+        ("sample_stack_user", c_uint32),
+        ("clockid", c_int32),
+        ("sample_regs_intr", c_uint64),
+        ("aux_watermark", c_uint32),
+        ("sample_max_stack", c_uint32),
+    )
+
+
+def attach_kprobe(program: LoadedProgram, cookie: int = 0) -> Link:
+    """Attach at the entry (kprobe/FUNC, kprobe/FUNC+OFFSET) or the return (kretprobe/FUNC) of a kernel function.
+
+    Raises:
+        BpfError: this kernel has no kprobe PMU (before 4.17, or built without kprobes), or no such function.
+    """
+    section = program.section
+    assert section is not None
+    function, _, offset = section.target.partition("+")
+    try:
+        kind = int(_read(f"{_KPROBE_PMU}/type"))
+        # "config:0": the bit of config that asks for the return
+        bit = int(_read(f"{_KPROBE_PMU}/format/retprobe").partition(":")[2] or 0)
+    except OSError as error:
+        raise BpfError(
+            f"cannot attach {program.label}: this kernel has no kprobe PMU ({_KPROBE_PMU})",
+            errno=ENOTSUP,
+            hint="it was built without CONFIG_KPROBE_EVENTS; use a raw tracepoint",
+        ) from error
+    name = ctypes.create_string_buffer(function.encode())
+    attr = PerfEventAttr(
+        type=kind,
+        size=ctypes.sizeof(PerfEventAttr),
+        config=1 << bit if section.name.startswith("kretprobe/") else 0,
+        config1=ctypes.addressof(name),
+        config2=int(offset, 0) if offset else 0,
+    )
+    return _attach(program, attr, f"function {function!r}", cookie)
+
+
+def attach_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
+    """Attach to a tracepoint by category and name (tracepoint/sched/sched_process_exit).
+
+    Raises:
+        BpfError: no such tracepoint, or tracefs is not mounted.
+    """
+    section = program.section
+    assert section is not None
+    root = next((root for root in _TRACEFS if os.path.isdir(f"{root}/events")), None)
+    if root is None:
+        raise BpfError(
+            f"cannot attach {program.label}: tracefs is not mounted",
+            errno=ENOENT,
+            hint="mount -t tracefs tracefs /sys/kernel/tracing",
+        )
+    try:
+        config = int(_read(f"{root}/events/{section.target}/id"))
+    except OSError as error:
+        raise BpfError(
+            f"cannot attach {program.label}: there is no tracepoint {section.target} in {root}/events",
+            errno=error.errno or ENOENT,
+        ) from error
+    attr = PerfEventAttr(type=PERF_TYPE_TRACEPOINT, size=ctypes.sizeof(PerfEventAttr), config=config, sample_period=1)
+    return _attach(program, attr, f"tracepoint {section.target}", cookie)
+
+
+def _attach(program: LoadedProgram, attr: PerfEventAttr, target: str, cookie: int) -> Link:
+    event = _open(program, attr, target)
+    try:
+        link = LinkCreateAttr(
+            prog_fd=program.fileno(), target_fd=event.fileno(), attach_type=AttachType.PERF_EVENT, iter_info=cookie
+        )
+        result = bpf_errno(Cmd.LINK_CREATE, link)
+        if result >= 0:
+            return Link(result, label=f"link of {program.label}", beside=event)
+        if result != -EINVAL or cookie:
+            raise failure(Cmd.LINK_CREATE, -result, f"attach {program.label}")
+        # Before Linux 5.15 there is no link of this type: the event itself holds the program.
+        try:
+            ioctl(event.fileno(), PERF_EVENT_IOC_SET_BPF, program.fileno())
+            ioctl(event.fileno(), PERF_EVENT_IOC_ENABLE, 0)
+        except OSError as error:
+            number = error.errno or 0
+            raise BpfError(
+                f"cannot attach {program.label}: ioctl(PERF_EVENT_IOC_SET_BPF): {errno_name(number)}", errno=number
+            ) from error
+        return Link(event.fileno(), label=f"perf event of {program.label}", beside=event, owned=False)
+    except BaseException:
+        event.close()
+        raise
+
+
+def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
+    """perf_event_open(2) for all processes; the CPU given does not restrict kprobes and tracepoints."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = system_calls().perf_event_open
+    fd = libc.syscall(
+        ctypes.c_long(number),
+        ctypes.byref(attr),
+        ctypes.c_int(-1),
+        ctypes.c_int(0),
+        ctypes.c_int(-1),
+        ctypes.c_ulong(PERF_FLAG_FD_CLOEXEC),
+    )
+    if fd >= 0:
+        return Handle(fd, label=f"perf event of {program.label}")
+    errno = ctypes.get_errno()
+    hint = ""
+    if errno in (EPERM, EACCES):
+        hint = "needs root or CAP_PERFMON (kernel.perf_event_paranoid)"
+    elif errno in (ENOENT, EINVAL):
+        hint = (
+            "the kernel has no such function, or it may not be probed (/sys/kernel/tracing/available_filter_functions)"
+        )
+    raise BpfError(
+        f"cannot attach {program.label} to {target}: perf_event_open: {errno_name(errno)}", errno=errno, hint=hint
+    )
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,216 @@
+"""BTF that is loaded with a program or a map: functions, source lines, records.
+
+With it ``bpftool prog dump xlated linum`` shows the Python file, line and text of each instruction, the verifier's
+log quotes them, and ``bpftool map dump`` prints the fields of keys and values.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from struct import pack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pylsm.asm.maps import Layout, MapSpec
+from pylsm.asm.program import Function, Program
+from pylsm.loader.attr import BtfLoadAttr, Cmd
+from pylsm.loader.bpf import Handle, bpf_errno
+from pylsm.loader.errors import errno_name
+from pylsm.loader.source import source_text
+
+if TYPE_CHECKING:
+    from pylsm.asm.errors import SourceLine
+    from pylsm.btf import BtfWriter
+
+__all__ = ["MapBtf", "ProgramBtf", "load_btf", "load_map_btf", "load_program_btf"]
+
+#: line_info keeps the line in the upper 22 bits of a word, the column in the lower 10.
+_MAX_LINE = (1 << 22) - 1
+
+
+class ProgramBtf(NamedTuple):
+    """What PROG_LOAD is given: the BTF, struct bpf_func_info records (8 bytes) and struct bpf_line_info ones (16)."""
+
+    handle: Handle
+    functions: ctypes.Array[ctypes.c_char]
+    function_count: int
+    lines: ctypes.Array[ctypes.c_char]
+    line_count: int
+
+
+class MapBtf(NamedTuple):
+    """What MAP_CREATE is given: the BTF and the type ids of key and value."""
+
+    handle: Handle
+    key: int
+    value: int
+
+
+def load_btf(data: bytes) -> tuple[Handle | None, str]:
+    """Load BTF (BPF_BTF_LOAD): the handle, or None and what the kernel said about it."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    attr = BtfLoadAttr(btf=ctypes.addressof(buffer), btf_size=len(data))
+    result = bpf_errno(Cmd.BTF_LOAD, attr)
+    if result >= 0:
+        return Handle(result, label="BTF"), ""
+    log = ctypes.create_string_buffer(1 << 16)
+    attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level = ctypes.addressof(log), len(log), 1
+    again = bpf_errno(Cmd.BTF_LOAD, attr)
+    if again >= 0:
+        return Handle(again, label="BTF"), ""
+    last = log.value.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+    return None, f"BPF_BTF_LOAD: {errno_name(-result)}" + (f": {last}" if last else "")
+
+
+def load_program_btf(program: Program) -> tuple[ProgramBtf | None, str]:
+    """The BTF of a program, loaded.
+
+    Returns:
+        (None, "") for a program that has nothing to say: one function, no source lines, no records; (None, reason)
+        where the kernel refuses it.
+    """
+    layouts = _layouts(program)
+    if len(program.functions) <= 1 and not layouts and not any(i.line is not None for i in program.instructions):
+        return None, ""
+    from pylsm.btf import BtfError, BtfWriter
+
+    writer = BtfWriter()
+    try:
+        for layout in layouts:
+            layout.btf(writer)
+        functions = _functions(program, writer)
+        lines = _lines(program, writer)
+        data = writer.encode()
+    except BtfError as error:
+        return None, str(error)
+    handle, refusal = load_btf(data)
+    if handle is None:
+        return None, refusal
+    return (
+        ProgramBtf(
+            handle,
+            ctypes.create_string_buffer(functions, len(functions)),
+            len(functions) // 8,
+            ctypes.create_string_buffer(lines, len(lines)),
+            len(lines) // 16,
+        ),
+        "",
+    )
+
+
+def load_map_btf(spec: MapSpec) -> MapBtf | None:
+    """The BTF of a map's key and value, loaded; None where the kernel takes none."""
+    from pylsm.btf import BtfError, BtfWriter
+
+    writer = BtfWriter()
+    try:
+        key = _side(writer, spec.key, spec.key_size)
+        value = _side(writer, spec.value, spec.value_size)
+        data = writer.encode()
+    except BtfError:
+        return None
+    handle, _ = load_btf(data)
+    return MapBtf(handle, key, value) if handle is not None else None
+
+
+def _layouts(program: Program) -> list[Any]:
+    """The records of the program and of its maps that describe themselves, each once."""
+    candidates: list[Layout | None] = list(program.records)
+    for spec in program.maps:
+        candidates += (spec.key, spec.value)
+    found: list[Any] = []
+    for layout in candidates:
+        if hasattr(layout, "btf") and layout not in found:
+            found.append(layout)
+    return found
+
+
+def _functions(program: Program, writer: BtfWriter) -> bytes:
+    """struct bpf_func_info of each function: the slot it starts at, its type.
+
+    All are static: a global one would be verified on its own, with nothing known of its arguments, and could not be
+    a callback.
+    """
+    number = writer.int_("int", 4, signed=True)
+    word = writer.int_("unsigned long long", 8)
+    context = writer.ptr(0)
+    used: set[str] = set()
+    out = []
+    starts = _starts(program)
+    for index, function in enumerate(program.functions or (Function(program.name, 0, 1),)):
+        if index == 0:
+            arguments = [("ctx", context)]
+        else:
+            arguments = [(f"r{register}", word) for register in range(1, function.arguments + 1)]
+        name = _identifier(function.name, used)
+        out.append(pack("=II", starts[function.start], writer.func(name, writer.func_proto(number, arguments))))
+    return b"".join(out)
+
+
+def _lines(program: Program, writer: BtfWriter) -> bytes:
+    """struct bpf_line_info: a record wherever the source line changes, and at the start of each function."""
+    instructions = program.instructions
+    if not any(i.line is not None for i in instructions):
+        return b""
+    begins = {function.start for function in program.functions}
+    begins.add(0)
+    out = []
+    slot = 0
+    previous: SourceLine | None = None
+    offsets: dict[SourceLine, tuple[int, int]] = {}
+    for index, instruction in enumerate(instructions):
+        line = instruction.line
+        if index in begins and line is None:
+            line = next((i.line for i in instructions[index:] if i.line is not None), previous)
+        if line is not None and (line != previous or index in begins):
+            place = offsets.get(line)
+            if place is None:
+                text = source_text(line.file, line.line)
+                place = offsets[line] = (writer.string(line.file.replace("\0", "")), writer.string(text))
+            out.append(pack("=IIII", slot, *place, min(line.line, _MAX_LINE) << 10 | _column(line)))
+            previous = line
+        slot += instruction.slots
+    return b"".join(out)
+
+
+def _column(line: SourceLine) -> int:
+    """The column of the first character that is not blank, from 1; 0 for an unknown line."""
+    text = source_text(line.file, line.line)
+    stripped = text.lstrip()
+    return min(len(text) - len(stripped) + 1, 1023) if stripped else 0
+
+
+def _starts(program: Program) -> dict[int, int]:
+    """Index of an instruction → slot, for those that functions start at."""
+    wanted = {function.start for function in program.functions} | {0}
+    slot, found = 0, {}
+    for index, instruction in enumerate(program.instructions):
+        if index in wanted:
+            found[index] = slot
+        slot += instruction.slots
+    return found
+
+
+def _identifier(name: str, used: set[str]) -> str:
+    """A name that BTF takes: a C identifier, once."""
+    made = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)[:120] or "_"
+    if made[0].isdigit():
+        made = "_" + made[:119]
+    base, number = made, 1
+    while made in used:
+        number += 1
+        made = f"{base}_{number}"
+    used.add(made)
+    return made
+
+
+def _side(writer: BtfWriter, layout: Any, size: int) -> int:
+    """The type of a key or a value: the record's own, an integer of that size, or that many bytes."""
+    if hasattr(layout, "btf"):
+        return int(layout.btf(writer))
+    if size == 4:
+        return writer.int_("unsigned int", 4)
+    if size == 8:
+        return writer.int_("unsigned long long", 8)
+    if size in (1, 2):
+        return writer.int_({1: "unsigned char", 2: "unsigned short"}[size], size)
+    return writer.array(writer.int_("unsigned char", 1), size)

@@ -1,0 +1,424 @@
+"""Loading programs: BPF_PROG_LOAD with references resolved, test runs, and what the kernel knows of a program."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+from errno import EINVAL, ENOSPC
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pylsm.asm.instruction import Instruction, encode
+from pylsm.asm.program import Program
+from pylsm.loader.attr import Cmd, EnableStatsAttr, IdAttr, InfoAttr, ProgInfoAttr, ProgLoadAttr, TestRunAttr
+from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure
+from pylsm.loader.errors import ResolveError
+from pylsm.loader.maps import Map
+from pylsm.loader.relocate import resolve
+from pylsm.loader.sections import ProgType, Section, parse_section
+
+if TYPE_CHECKING:
+    from pylsm.btf import Btf
+    from pylsm.loader.link import Link
+    from pylsm.loader.progbtf import ProgramBtf
+
+__all__ = ["LoadedProgram", "ProgramInfo", "TestRun", "enable_run_time_stats"]
+
+#: Sizes of the verifier's log buffer, bytes: most logs fit the first; the last is the most that any kernel takes
+#: (UINT_MAX >> 8 before Linux 5.15, UINT_MAX >> 2 since).
+_LOG_SIZES = (1 << 16, 1 << 20, (1 << 24) - 1, (1 << 30) - 1)
+
+#: Programs that are run on a packet, which has to have an Ethernet header.
+_ON_PACKETS = frozenset(
+    {ProgType.SOCKET_FILTER, ProgType.SCHED_CLS, ProgType.SCHED_ACT, ProgType.XDP, ProgType.CGROUP_SKB}
+)
+_ETHERNET_HEADER = 14
+
+
+class ProgramInfo(NamedTuple):
+    """What the kernel says of a program (BPF_OBJ_GET_INFO_BY_FD).
+
+    ``tag``: the hash of its instructions, in hexadecimal; ``run_time_ns``, ``run_cnt``, ``recursion_misses``: counted
+    only while `enable_run_time_stats` is on (misses from Linux 5.12); ``verified_insns``: instructions that the
+    verifier looked at (from 5.16, else 0); ``xlated_len``, ``jited_len``: bytes; ``load_time``: ns since boot.
+    """
+
+    id: int
+    name: str
+    type: int
+    tag: str
+    run_time_ns: int
+    run_cnt: int
+    recursion_misses: int
+    verified_insns: int
+    jited_len: int
+    xlated_len: int
+    load_time: int
+    uid: int
+    gpl_compatible: bool
+    btf_id: int
+    attach_btf_id: int
+    map_ids: tuple[int, ...]
+
+
+class TestRun(NamedTuple):
+    """The result of `LoadedProgram.test_run`.
+
+    ``retval``: r0's lower 32 bits, as an unsigned number; ``data_out``, ``ctx_out``: packet and context as the program
+    left them; ``duration_ns``: the mean of one run.
+    """
+
+    retval: int
+    data_out: bytes
+    ctx_out: bytes
+    duration_ns: int
+
+
+TestRun.__test__ = False  # type: ignore[attr-defined]  # no test case, whatever pytest makes of the name
+
+
+class LoadedProgram(Handle):
+    """A program that the verifier has accepted.
+
+    Attributes:
+        program: what it was made from, or None when it was opened by id or path.
+        log: the verifier's log, if ``log_level`` asked for one.
+        btf_refusal: why it was loaded without source lines although it has some; "" normally.
+    """
+
+    __slots__ = ("btf_refusal", "log", "program", "section")
+
+    def __init__(
+        self, fd: int, program: Program | None, section: Section | None, *, log: str = "", label: str = "program"
+    ) -> None:
+        super().__init__(fd, label=label)
+        self.program = program
+        self.section = section
+        self.log = log
+        self.btf_refusal = ""
+
+    # --- making ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(
+        cls,
+        program: Program,
+        *,
+        maps: Mapping[str, Map] | None = None,
+        btf: Btf | None = None,
+        log_level: int = 0,
+        source_lines: bool = True,
+    ) -> LoadedProgram:
+        """Resolve the program's references and load it (BPF_PROG_LOAD).
+
+        Args:
+            program: as built.
+            maps: by the names that the program uses.
+            btf: types of the running kernel; by default its own, read only if the program needs any.
+            log_level: of the verifier: 0 none, 1 the failing path, 2 every state, 4 statistics; kept in ``log``.
+            source_lines: describe functions and Python lines to the kernel where the program has any. Where the
+                kernel refuses that (`btf_refusal`), the program is loaded without.
+
+        Raises:
+            SpecError: an unknown section.
+            ResolveError: a map, type, field or function that is not there.
+            VerifierError: the verifier refused the program.
+            BpfError: the kernel refused it for another reason.
+        """
+        section = parse_section(program.section)
+        label = f"program {program.name!r} ({section.name})"
+
+        def kernel() -> Btf:
+            if btf is not None:
+                return btf
+            from pylsm.btf import Btf as Reader
+
+            return Reader.kernel()
+
+        instructions = resolve(program, {name: map.fileno() for name, map in (maps or {}).items()}, kernel)
+        request = _Request(program, section, instructions, _attach_id(program, section, kernel))
+        described: ProgramBtf | None = None
+        refusal = ""
+        if source_lines:
+            from pylsm.loader.progbtf import load_program_btf
+
+            described, refusal = load_program_btf(program)
+        try:
+            request.describe(described)
+            fd, log = request.load(log_level)
+            if fd < 0 and described is not None:
+                # Which of the two the kernel refused is not in the errno: try without, and if that fails as well
+                # report the first failure, whose log speaks of Python lines.
+                error = -fd
+                request.describe(None)
+                fd, plain_log = request.load(log_level)
+                if fd >= 0:
+                    refusal, log = f"PROG_LOAD with it failed with errno {error}: {log.strip()}", plain_log
+                else:
+                    fd = -error
+        finally:
+            if described is not None:
+                described.handle.close()
+        if fd < 0:
+            raise _load_failure(program, label, -fd, log)
+        loaded = cls(fd, program, section, log=log, label=label)
+        loaded.btf_refusal = refusal
+        return loaded
+
+    @classmethod
+    def from_id(cls, id: int) -> LoadedProgram:
+        """A loaded program by its id, as ``bpftool prog`` shows it (BPF_PROG_GET_FD_BY_ID)."""
+        fd = bpf(Cmd.PROG_GET_FD_BY_ID, IdAttr(id=id), f"open program id {id}")
+        return cls(fd, None, None, label=f"program id {id}")
+
+    @classmethod
+    def open_pinned(cls, path: str | os.PathLike[str]) -> LoadedProgram:
+        """The program pinned at ``path``; PinError where there is none."""
+        from pylsm.loader.pins import open_pinned
+
+        return cls(open_pinned(path, "program"), None, None, label=f"program {os.fspath(path)}")
+
+    # --- using ----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name it was given; what the kernel shows is cut to 15 characters."""
+        return self.program.name if self.program is not None else self.info.name
+
+    def attach(self, **options: Any) -> Link:
+        """Attach where its section says; the link detaches when it is closed.
+
+        The options depend on the section: see `pylsm.loader.link.attach`.
+
+        Raises:
+            SpecError: a program without a section (opened by id), or an option missing or unknown.
+            BpfError: the kernel refused.
+        """
+        from pylsm.loader.link import attach
+
+        return attach(self, **options)
+
+    def test_run(self, data: bytes = b"", ctx: bytes = b"", repeat: int = 1, flags: int = 0, cpu: int = 0) -> TestRun:
+        """Run the program on made-up input (BPF_PROG_TEST_RUN).
+
+        Args:
+            data: the packet, for programs that see packets; less than an Ethernet header is filled up with zeros.
+            ctx: the context: ``struct __sk_buff`` or ``xdp_md``, the arguments (8 bytes each) of a raw tracepoint,
+                anything for a syscall program.
+            repeat: how often, for the packet types; ``duration_ns`` is the mean. Others run once, with no duration.
+            flags: BPF_F_TEST_RUN_ON_CPU (1): run on ``cpu`` (raw tracepoints).
+            cpu: the CPU for that flag.
+
+        Raises:
+            BpfError: 524 (ENOTSUPP) for a program type that cannot be test-run, EINVAL for input it does not take.
+        """
+        kind = self.section.program if self.section is not None else self.info.type
+        on_packet = kind in _ON_PACKETS
+        if on_packet:
+            data = data.ljust(_ETHERNET_HEADER, b"\0")
+        data_in = ctypes.create_string_buffer(data, len(data)) if data else None
+        # A program may grow its packet, by no more than the headroom.
+        data_out = ctypes.create_string_buffer(len(data) + 1024) if on_packet else None
+        ctx_in = ctypes.create_string_buffer(ctx, len(ctx)) if ctx else None
+        ctx_out = ctypes.create_string_buffer(max(len(ctx), 256)) if on_packet and ctx else None
+        attr = TestRunAttr(
+            prog_fd=self.fileno(),
+            data_size_in=len(data),
+            data_size_out=len(data_out) if data_out is not None else 0,
+            data_in=_address(data_in),
+            data_out=_address(data_out),
+            repeat=repeat if on_packet else 0,
+            ctx_size_in=len(ctx),
+            ctx_size_out=len(ctx_out) if ctx_out is not None else 0,
+            ctx_in=_address(ctx_in),
+            ctx_out=_address(ctx_out),
+            flags=flags,
+            cpu=cpu,
+        )
+        bpf(Cmd.PROG_TEST_RUN, attr, f"test-run {self.label}")
+        # A syscall program's context is written back in place.
+        left = ctx_out.raw[: attr.ctx_size_out] if ctx_out is not None else ctx_in.raw if ctx_in is not None else b""
+        return TestRun(
+            retval=attr.retval,
+            data_out=data_out.raw[: attr.data_size_out] if data_out is not None else b"",
+            ctx_out=left,
+            duration_ns=attr.duration,
+        )
+
+    @property
+    def info(self) -> ProgramInfo:
+        """What the kernel says of it now."""
+        raw = self._info(ProgInfoAttr())
+        ids = (ctypes.c_uint32 * raw.nr_map_ids)()
+        if raw.nr_map_ids:
+            raw = self._info(ProgInfoAttr(nr_map_ids=raw.nr_map_ids, map_ids=ctypes.addressof(ids)))
+        return ProgramInfo(
+            id=raw.id,
+            name=raw.name.decode(errors="replace"),
+            type=raw.type,
+            tag=bytes(raw.tag).hex(),
+            run_time_ns=raw.run_time_ns,
+            run_cnt=raw.run_cnt,
+            recursion_misses=raw.recursion_misses,
+            verified_insns=raw.verified_insns,
+            jited_len=raw.jited_prog_len,
+            xlated_len=raw.xlated_prog_len,
+            load_time=raw.load_time,
+            uid=raw.created_by_uid,
+            gpl_compatible=bool(raw.gpl_compatible & 1),
+            btf_id=raw.btf_id,
+            attach_btf_id=raw.attach_btf_id,
+            map_ids=tuple(ids),
+        )
+
+    def xlated(self) -> bytes:
+        """The instructions as the verifier left them; zeros where this process may not see kernel addresses."""
+        return self._code("xlated_prog_len", "xlated_prog_insns")
+
+    def jited(self) -> bytes:
+        """The machine code, b"" where there is no JIT or this process may not see it."""
+        return self._code("jited_prog_len", "jited_prog_insns")
+
+    def _code(self, length: str, pointer: str) -> bytes:
+        size = getattr(self._info(ProgInfoAttr()), length)
+        if not size:
+            return b""
+        buffer = ctypes.create_string_buffer(size)
+        raw = self._info(ProgInfoAttr(**{length: size, pointer: ctypes.addressof(buffer)}))
+        return buffer.raw if getattr(raw, pointer) else b""
+
+    def _info(self, raw: ProgInfoAttr) -> ProgInfoAttr:
+        attr = InfoAttr(bpf_fd=self.fileno(), info_len=ctypes.sizeof(raw), info=ctypes.addressof(raw))
+        bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, f"ask about {self.label}")
+        return raw
+
+    def pin(self, path: str | os.PathLike[str]) -> None:
+        """Pin the program at ``path`` on a BPF filesystem; PinError as `pins.pin`. What is attached is the link: pin
+        that to stay attached."""
+        from pylsm.loader.pins import pin
+
+        pin(self.fileno(), path, self.label)
+
+
+class _Request:
+    """One PROG_LOAD, tried with and without BTF, with and without a log."""
+
+    def __init__(
+        self, program: Program, section: Section, instructions: tuple[Instruction, ...], attach_id: int
+    ) -> None:
+        import sys
+
+        code = encode(instructions, sys.byteorder)
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._license = ctypes.create_string_buffer(program.license.encode())
+        self._described: ProgramBtf | None = None
+        self._attr = ProgLoadAttr(
+            prog_type=section.program,
+            insn_cnt=len(code) // 8,
+            insns=ctypes.addressof(self._code),
+            license=ctypes.addressof(self._license),
+            prog_flags=section.flags,
+            prog_name=_kernel_name(program.name),
+            expected_attach_type=section.attach,
+            attach_btf_id=attach_id,
+        )
+
+    def describe(self, described: ProgramBtf | None) -> None:
+        """Load with these function and line records, or with none."""
+        attr = self._attr
+        self._described = described  # keeps the buffers
+        attr.prog_btf_fd = described.handle.fileno() if described else 0
+        attr.func_info = ctypes.addressof(described.functions) if described else 0
+        attr.func_info_cnt = described.function_count if described else 0
+        attr.func_info_rec_size = 8 if described else 0
+        attr.line_info = ctypes.addressof(described.lines) if described and described.line_count else 0
+        attr.line_info_cnt = described.line_count if described else 0
+        attr.line_info_rec_size = 16 if described else 0
+
+    def load(self, log_level: int) -> tuple[int, str]:
+        """(descriptor or negative errno, log). Without ``log_level`` the verifier first runs without a log, which is
+        faster; it runs again for the log only to say why it refused."""
+        first = 0
+        if not log_level:
+            first = self._once(0, None)
+            if first >= 0:
+                return first, ""
+        log = ""
+        result = first
+        size = 0
+        for step in _LOG_SIZES:
+            if step < size:
+                continue
+            size = max(size, step)
+            buffer = ctypes.create_string_buffer(size)
+            result = self._once(log_level or 1, buffer)
+            text = buffer.value.decode(errors="replace")
+            if result == -EINVAL and not text and log:
+                break  # this kernel takes no buffer as large as this one
+            log = text
+            if result != -ENOSPC:
+                break
+            # From Linux 6.4 the kernel says how much it would have needed.
+            size = int(self._attr.log_true_size)
+        else:
+            result = -ENOSPC
+        if result == -ENOSPC or (result == -EINVAL and log_level and not log):
+            # The log does not fit (or the level is unknown), which hides what the verifier thinks of the program.
+            result = self._once(0, None)
+        if result < 0 and first:
+            result = first
+        return result, log
+
+    def _once(self, log_level: int, buffer: ctypes.Array[ctypes.c_char] | None) -> int:
+        attr = self._attr
+        attr.log_level = log_level
+        attr.log_size = len(buffer) if buffer is not None else 0
+        attr.log_buf = _address(buffer)
+        attr.log_true_size = 0
+        return bpf_errno(Cmd.PROG_LOAD, attr)
+
+
+def _load_failure(program: Program, label: str, number: int, log: str) -> Exception:
+    from pylsm.loader.verifier_log import verifier_error
+
+    if log.strip():
+        return verifier_error(program, label, number, log)
+    return failure(Cmd.PROG_LOAD, number, f"load {label}")
+
+
+def _attach_id(program: Program, section: Section, kernel: Any) -> int:
+    """The BTF id of what an LSM or tracing program attaches to, 0 for other types."""
+    if not section.btf_kind:
+        return 0
+    from pylsm.btf import BtfNotFound, Kind
+
+    types: Btf = kernel()
+    try:
+        return types.find(section.btf_name, Kind.FUNC if section.btf_kind == "func" else Kind.TYPEDEF)
+    except BtfNotFound as error:
+        what = {"lsm": "LSM hook", "lsm.s": "LSM hook", "lsm_cgroup": "LSM hook", "tp_btf": "tracepoint"}.get(
+            section.name.partition("/")[0], "function"
+        )
+        near = [name[len(section.btf_prefix) :] for name in error.nearest if name.startswith(section.btf_prefix)]
+        raise ResolveError(
+            f"program {program.name!r} ({section.name}): {types.name} has no {what} {section.target!r} to attach to",
+            hint=f"nearest: {', '.join(near)}" if near else "",
+        ) from error
+
+
+def _kernel_name(name: str) -> bytes:
+    """What the kernel takes for a name: 15 letters, digits, '_' and '.'."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in name)[:15].encode()
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
+    return ctypes.addressof(buffer) if buffer is not None else 0
+
+
+def enable_run_time_stats() -> Handle:
+    """Count run time and runs of all programs of the machine while the handle is open (BPF_ENABLE_STATS).
+
+    Raises:
+        BpfError: not allowed, or before Linux 5.8.
+    """
+    return Handle(bpf(Cmd.ENABLE_STATS, EnableStatsAttr(type=0), "enable run-time statistics"), label="statistics")
