@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 __all__ = ["Archive"]
 
+MTIME = 1_767_225_600  # 2026-01-01, for all: equal files make equal archives (and zip has no year 1970)
+
 
 class Archive:
     """One archive; the kernel unpacks several in a row, so a small one can follow a large one.
@@ -38,9 +40,9 @@ class Archive:
         if path not in self._names:
             self._entry(path, stat.S_IFDIR | mode, b"")
 
-    def file(self, path: str, data: bytes, mode: int = 0o644, mtime: int = 0) -> None:
+    def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         if path not in self._names:
-            self._entry(path, stat.S_IFREG | mode, data, mtime)
+            self._entry(path, stat.S_IFREG | mode, data)
 
     def symlink(self, path: str, target: str) -> None:
         if path not in self._names:
@@ -64,27 +66,27 @@ class Archive:
         if stat.S_ISDIR(status.st_mode):
             self.directory(here, stat.S_IMODE(status.st_mode))
         elif here not in self._names:
-            self.file(here, Path(here).read_bytes(), stat.S_IMODE(status.st_mode), int(status.st_mtime))
+            self.file(here, Path(here).read_bytes(), stat.S_IMODE(status.st_mode))
         return here
 
     def close(self) -> None:
         """Write the end marker. The underlying file stays open."""
-        self._record("TRAILER!!!", 0, b"", 0)
+        self._record("TRAILER!!!", 0, b"")
         self._write(bytes(-self._offset % 512))
 
-    def _entry(self, path: str, mode: int, data: bytes, mtime: int = 0) -> None:
+    def _entry(self, path: str, mode: int, data: bytes) -> None:
         if not path.startswith("/"):
             raise ValueError(f"not an absolute path: {path!r}")
         self.directory(os.path.dirname(path))
         self._names.add(path)
-        self._record(path[1:], mode, data, mtime)
+        self._record(path[1:], mode, data)
 
-    def _record(self, name: str, mode: int, data: bytes, mtime: int) -> None:
+    def _record(self, name: str, mode: int, data: bytes) -> None:
         # One link each and no inode numbers: equal (device, inode) pairs would mean hard links.
         raw = os.fsencode(name) + b"\0"
         inode = user = group = major = minor = rmajor = rminor = check = 0
         fields = (
-            *(inode, mode, user, group, 1, mtime, len(data)),
+            *(inode, mode, user, group, 1, MTIME, len(data)),
             *(major, minor, rmajor, rminor, len(raw), check),
         )
         self._write(b"070701" + b"".join(b"%08X" % field for field in fields) + raw)

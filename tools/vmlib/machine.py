@@ -27,6 +27,9 @@ __all__ = ["Frames", "Machine"]
 
 QEMU = "qemu-system-x86_64"
 HEADER = struct.Struct(">cI")
+# Virtual time counts instructions; so that runs follow the same path, neither the random numbers of the
+# processor (address layout, hash seeds) nor the date come from this machine.
+REPEATABLE = ("-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2026-01-01,clock=vm")
 CONSOLE_LINES = 40
 PR_SET_PDEATHSIG = 1
 
@@ -106,7 +109,7 @@ class Machine:
             *("-machine", "pc", "-accel", accel),
             # cx16: QEMU 7.2 corrupts 6.12 guests at random when it emulates cmpxchg16b
             *("-cpu", "max,cx16=off", "-smp", str(self.cpus), "-m", str(self.memory)),
-            *(("-icount", "shift=0,sleep=off") if self.icount else ()),
+            *(REPEATABLE if self.icount else ()),
             *("-kernel", str(self.kernel.image), "-initrd", f"/proc/self/fd/{self.initramfs.fileno()}"),
             *("-append", " ".join(append).strip()),
             *("-add-fd", f"fd={port},set=1", "-chardev", "file,id=port,path=/dev/fdset/1,append=on"),

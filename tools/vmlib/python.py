@@ -105,8 +105,12 @@ def bytecode(source: Path, checked: bool) -> tuple[str, bytes] | None:
     A checked one is compared with the source at import, so that an edit inside the machine counts. The
     code comes from this machine's own .pyc when that is fresh. None for a file that does not compile.
     """
+    loader = SourceFileLoader("module", str(source))
     try:
-        code = SourceFileLoader("module", str(source)).get_code("module")
+        # Twice: code just compiled marshals to other bytes than code from a .pyc, and machines that count
+        # instructions ought to be equal to the byte.
+        loader.get_code("module")
+        code = loader.get_code("module")
     except (SyntaxError, ValueError):
         return None
     flags = 0b11 if checked else 0b01
