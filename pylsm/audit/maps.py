@@ -15,5 +15,5 @@ RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
 #: Opens already recorded; the least recently used one makes room.
 SEEN: Final = MapSpec("pylsm_seen", MapType.LRU_HASH, key=SEEN_KEY, value=4, max_entries=65_536)
 COUNTS: Final = MapSpec("pylsm_counts", MapType.PERCPU_ARRAY, key=4, value=COUNTERS, max_entries=1)
-#: One buffer for each program that can be preempted by another on a CPU; a fifth would count as lost.
-SCRATCHES: Final = MapSpec("pylsm_scratch", MapType.PERCPU_ARRAY, key=4, value=SCRATCH, max_entries=4)
+#: One buffer for each program that can be preempted by another on a CPU; a fourth would count as lost.
+SCRATCHES: Final = MapSpec("pylsm_scratch", MapType.PERCPU_ARRAY, key=4, value=SCRATCH, max_entries=3)

@@ -17,28 +17,31 @@ PATHS = ("d_path", "walk", "basename")
 _FMODE_READ_WRITE = 3
 
 
-def file_open(path: str = "d_path", *, typed_task: bool = True) -> Program:
+def file_open(path: str = "d_path", *, typed_task: bool = True, atomics: bool = True) -> Program:
     """Record each (process incarnation, device, inode, access mode) once; never change the verdict.
 
     Args:
         path: one of PATHS; the verifier takes "d_path" in this hook from 6.1 on.
         typed_task: the kernel has the helper get_current_task_btf (5.11).
+        atomics: the kernel has fetching atomics (5.12).
     """
     a = Asm("lsm/file_open", types=KERNEL)
     probe = Probe(a, verdict=1, typed_task=typed_task)
     probe.require_traced()
     a.ldx(R9, u64[R6])
-    record_open(probe, a.typed(R9, "file"), path, trusted=True)
+    record_open(probe, a.typed(R9, "file"), path, trusted=True, atomics=atomics)
     probe.finish("recorded")
     return a.build()
 
 
-def record_open(probe: Probe, file: Typed, path: str, trusted: bool) -> None:
+def record_open(probe: Probe, file: Typed, path: str, *, trusted: bool, atomics: bool) -> None:
     """Record the open of ``file`` (in r9); falls through when it is recorded.
 
     Args:
         path: one of PATHS.
         trusted: the verifier knows ``file`` for a BTF pointer, so that its fields can be loaded directly.
+        atomics: see `file_open`. Without them the buffer is taken by a load and a store, which is as good where the
+            kernel does not preempt itself: the distributions that ship such old kernels configure them so.
     """
     a = probe.a
     word = a.stack(8, "word")
@@ -69,25 +72,31 @@ def record_open(probe: Probe, file: Typed, path: str, trusted: bool) -> None:
     with a.if_(R0, "!=", 0):
         probe.leave("deduplicated")
 
-    # A buffer of this CPU that no preempted program is using.
-    index = a.stack(4, "scratch")
+    # A buffer of this CPU that no preempted program is using. The index is counted in a register, since that is where
+    # the verifier follows it.
+    index = a.stack(4, "index")
     taken = a.label("taken")
     none = a.label("none")
-    a.st(u32[index], 0)
+    a.stx(u64[word], R9)
+    a.mov(R9, 0)
     search = a.here("search")
+    a.stx(u32[index], R9)
     a.call("map_lookup_elem", SCRATCHES, index)
     a.jeq(R0, 0, none)
     a.mov(R8, R0)
-    a.mov(R1, 1)
-    a.xchg(u32[R8], R1)
+    if atomics:
+        a.mov(R1, 1)
+        a.xchg(u32[R8], R1)
+    else:
+        a.ldx(R1, u32[R8])
+        a.st(u32[R8], 1)
     a.jeq(R1, 0, taken)
-    a.ldx(R1, u32[index])
-    a.add(R1, 1)
-    a.stx(u32[index], R1)
-    a.jlt(R1, SCRATCHES.max_entries, search)
+    a.add(R9, 1)
+    a.jlt(R9, SCRATCHES.max_entries, search)
     a.bind(none)
     probe.leave("lost")
     a.bind(taken)
+    a.ldx(R9, u64[word])
 
     event = a.view(R8, FILE_OPEN, SCRATCH_RECORD)
     probe.header(event, KIND_OPEN)

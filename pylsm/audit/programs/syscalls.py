@@ -62,14 +62,18 @@ def sys_enter() -> Program:
     return a.build()
 
 
-def sys_exit() -> Program:
-    """``sys_exit(regs, ret)``: the file behind the descriptor that an open has just returned."""
+def sys_exit(*, typed_task: bool = True, atomics: bool = True) -> Program:
+    """``sys_exit(regs, ret)``: the file behind the descriptor that an open has just returned.
+
+    Args:
+        typed_task, atomics: see `file_open`.
+    """
     a = Asm("raw_tp/sys_exit", types=KERNEL)
     untouched, wanted, ignored, unreadable = (
         a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
     )
     word = a.stack(8, "word")
-    probe = Probe(a, verdict=None)
+    probe = Probe(a, verdict=None, typed_task=typed_task)
     a.ldx(R9, u64[R6 + 8])
     a.jslt(R9, 0, untouched)
     a.ldx(R8, u64[R6])
@@ -97,7 +101,7 @@ def sys_exit() -> Program:
     file = a.typed(R9, "file")
     a.probe_load(R1, file.f_mode, word)
     a.jset(R1, _FMODE_PATH, ignored)
-    record_open(probe, file, "walk", trusted=False)
+    record_open(probe, file, "walk", trusted=False, atomics=atomics)
     probe.leave("recorded")
     a.bind(unreadable)
     probe.leave("unreadable")

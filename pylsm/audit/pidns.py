@@ -1,0 +1,47 @@
+"""Pids of this process's pid namespace → tgids of the initial one, which is what the kernel side compares.
+
+On the host they are the same. Inside a container the kernel has to be asked, by a task iterator.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+
+from pylsm.audit.targets import NoSuchProcess, in_initial_pid_namespace
+from pylsm.errors import PylsmError
+from pylsm.loader import BpfError, LoadedProgram
+
+__all__ = ["initial_tgid", "to_initial"]
+
+
+def to_initial(pids: Iterable[int]) -> list[int]:
+    """The tgids in the initial pid namespace of processes named by their pids here; those that ended are left out."""
+    if in_initial_pid_namespace():
+        return list(pids)
+    table = _table()
+    return [table[pid] for pid in pids if pid in table]
+
+
+def initial_tgid() -> int:
+    """This process's tgid in the initial pid namespace."""
+    found = to_initial([os.getpid()])
+    if not found:
+        raise NoSuchProcess(f"the kernel does not list this process, {os.getpid()}, in its own pid namespace")
+    return found[0]
+
+
+def _table() -> dict[int, int]:
+    from pylsm.audit.programs.task_iter import pid_table
+
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    try:
+        with LoadedProgram.load(pid_table(namespace), maps={}) as program, program.attach() as link:
+            rows = link.read()
+    except BpfError as error:
+        raise PylsmError(
+            f"pylsm runs inside a pid namespace and this kernel refuses the task iterator that translates pids: {error}",
+            hint="run pylsm in the host's pid namespace, and name processes by their pids there",
+        ) from error
+    return dict(struct.iter_unpack("=II", rows))

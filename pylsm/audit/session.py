@@ -1,0 +1,313 @@
+"""An audit while it runs: programs attached, a family in the kernel, events coming out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import NamedTuple, Union
+
+from pylsm.asm import MapSpec
+from pylsm.audit import maps
+from pylsm.audit.decode import Decoder
+from pylsm.audit.events import Connect, Event, FileOpen
+from pylsm.audit.pidns import initial_tgid, to_initial
+from pylsm.audit.records import COUNTERS
+from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
+from pylsm.audit.targets import NoSuchProcess, descendants
+from pylsm.errors import PylsmError
+from pylsm.loader import BpfError, Map, Object, RingBuffer, VerifierError
+
+__all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
+
+#: A map that somebody else owns: open, by descriptor, or by the path it is pinned at.
+Shared = Union[Map, int, str, None]
+
+_SELF_TEST_SECONDS = 3.0
+_PORT = 9  # discard (RFC 863): the self-test sends nothing there, it only connects
+
+
+class UnavailableError(PylsmError):
+    """No source of events works here; ``reasons`` says why, by source."""
+
+    def __init__(self, reasons: Mapping[str, PylsmError]) -> None:
+        self.reasons = dict(reasons)
+        first = next(iter(reasons.values()))
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in reasons.items()), hint=first.hint)
+
+
+class BlindError(PylsmError):
+    """Attached without an error, yet the probe does not see what it must see."""
+
+
+class FamilyFull(PylsmError):
+    """The map of traced processes has no room."""
+
+
+class Counts(NamedTuple):
+    """What became of every run of the hooks, and of every record read.
+
+    The first six add up to the number of runs. All but the last three are counted in the kernel, per CPU.
+    """
+
+    untraced: int
+    ignored: int
+    deduplicated: int
+    recorded: int
+    lost: int
+    unreadable: int
+    family_full: int
+    foreign: int
+    malformed: int
+    leaked: int
+
+
+class Audit:
+    """Traces families of processes from construction to `close`.
+
+    Construction loads and attaches everything, and proves that it sees: an open and a connect of this process's own
+    have to come out of the ring before it returns.
+
+    Args:
+        source: "auto", or the name of a source ("lsm", "raw_tracepoint"). "auto" takes the first that works;
+            `refused` then says why those before it did not.
+        ring_bytes: size of the ring buffer, a power of two and a multiple of the page size.
+        family_size: how many processes can be traced at a time.
+        traced_map, ring: maps of others to use in place of ours: a pinned path, a descriptor or a `Map`.
+
+    Attributes:
+        source: the `Source` in use.
+        refused: reasons by name of the better sources that could not be used.
+
+    Raises:
+        UnavailableError: no source works; BlindError is among its reasons when one attached and saw nothing.
+        PylsmError: a map that cannot be shared, a size the kernel does not take.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str = "auto",
+        ring_bytes: int = maps.RING.max_entries,
+        family_size: int = maps.TRACED.max_entries,
+        traced_map: Shared = None,
+        ring: Shared = None,
+    ) -> None:
+        self.refused: dict[str, PylsmError] = {}
+        self._tag = struct.pack("=I", int.from_bytes(os.urandom(4), sys.byteorder) | 1)
+        self._owns_family = traced_map is None
+        self._decoder = Decoder()
+        self._backlog: list[Event] = []
+        self._baseline = Counts(*[0] * len(Counts._fields))
+        with ExitStack() as stack:
+            self._traced = stack.enter_context(_shared(traced_map, maps.TRACED.resized(family_size)))
+            self._ring_map = stack.enter_context(_shared(ring, maps.RING.resized(ring_bytes)))
+            self._ring = stack.enter_context(RingBuffer(self._ring_map))
+            stack.callback(self._leave_family)
+            self._object = stack.enter_context(self._first_source(source))
+            # What the self-test did is not part of the audit; what others did meanwhile is.
+            began = self.counts()
+            self._baseline = began._replace(recorded=began.recorded - len(self._backlog))
+            self._stack = stack.pop_all()
+
+    # ---- starting ------------------------------------------------------------------------------------------------
+
+    def _first_source(self, wanted: str) -> Object:
+        """Open the first source that works, and set `source`."""
+        for candidate in SOURCES:
+            if wanted not in ("auto", candidate.name):
+                continue
+            try:
+                opened = self._open(candidate)
+            except PylsmError as error:
+                self.refused[candidate.name] = error
+            else:
+                self.source = candidate
+                return opened
+        if not self.refused:
+            raise PylsmError(
+                f"there is no source {wanted!r}", hint="the sources are " + ", ".join(s.name for s in SOURCES)
+            )
+        raise UnavailableError(self.refused)
+
+    def _open(self, source: Source) -> Object:
+        for variant in source.variants:
+            try:
+                opened = self._load(source, variant)
+            except VerifierError:
+                # Older kernels take less; the error of the last, least demanding variant is the one to show.
+                if variant is source.variants[-1]:
+                    raise
+                continue
+            try:
+                opened.attach()
+                self._self_test(source)
+            except BaseException:
+                opened.close()
+                raise
+            return opened
+        raise AssertionError("a source without variants")
+
+    def _load(self, source: Source, variant: Variant) -> Object:
+        return Object(
+            [*family_programs(), *source.programs(variant)],
+            reuse={maps.TRACED.name: self._traced, maps.RING.name: self._ring_map},
+        )
+
+    def _self_test(self, source: Source) -> None:
+        """Open a file and connect a socket as a traced process, and see both.
+
+        Raises:
+            BlindError: one of them did not come out of the ring.
+        """
+        me = initial_tgid()
+        self.trace([me])
+        seen: set[type] = set()
+        try:
+            os.close(os.open("/dev/null", os.O_RDONLY))
+            # Without a route it fails; the hook has run all the same.
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, suppress(OSError):
+                datagram.connect(("127.0.0.1", _PORT))
+        finally:
+            self._traced.delete(_key(me))
+        deadline = time.monotonic() + _SELF_TEST_SECONDS
+        while True:
+            for event in self._drain():
+                if event.pid == me:
+                    seen.add(type(event))
+                else:
+                    self._backlog.append(event)
+            if seen >= {Connect, FileOpen}:
+                return
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._ring.wait(left):
+                break
+        got = ", ".join(f"{kind.__name__}: {'seen' if kind in seen else 'not seen'}" for kind in (Connect, FileOpen))
+        raise BlindError(
+            f"{source.name} programs are attached but do not see this process's own open and connect ({got})",
+            hint="is bpf in /sys/kernel/security/lsm? python -m pylsm check says what is missing",
+        )
+
+    # ---- the family ----------------------------------------------------------------------------------------------
+
+    def trace(self, tgids: Iterable[int]) -> None:
+        """Add processes to the family, by their tgids in the initial pid namespace.
+
+        Children that they start from now on follow by themselves.
+
+        Raises:
+            FamilyFull: the map has no room; those before are traced.
+        """
+        for tgid in tgids:
+            try:
+                self._traced.update(_key(tgid), self._tag)
+            except BpfError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                raise FamilyFull(
+                    f"{self._traced.label} is full: it has room for {self._traced.info.max_entries} processes",
+                    hint="make it larger with --family-size, or trace fewer families",
+                ) from None
+
+    def trace_families(self, pids: Sequence[int]) -> None:
+        """Add running processes and all their descendants, without a gap for children started meanwhile.
+
+        Args:
+            pids: as /proc shows them here.
+
+        Raises:
+            NoSuchProcess: one of them has ended.
+            FamilyFull: the map has no room.
+        """
+        known: set[int] = set()
+        # A child of a traced process joins in the kernel. One started before its parent was added may still be
+        # missing, so look again until a look finds nobody new.
+        while True:
+            new = descendants(pids) - known
+            if not new:
+                break
+            self.trace(to_initial(new))
+            known |= new
+        for pid in pids:
+            if not os.path.exists(f"/proc/{pid}"):
+                raise NoSuchProcess(f"process {pid} ended while it was being attached")
+
+    def family(self) -> set[int]:
+        """The tgids (in the initial pid namespace) that this audit traces now."""
+        return {struct.unpack("=I", key)[0] for key, tag in self._traced.items() if tag == self._tag}
+
+    def _leave_family(self) -> None:
+        """Take our entries out of a map that outlives us."""
+        for tgid in self.family():
+            self._traced.delete(_key(tgid))
+
+    # ---- events --------------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The ring's descriptor, readable while there are events."""
+        return self._ring.fileno()
+
+    def read(self, timeout: float | None = 0) -> list[Event]:
+        """Events that are there; waits for the first at most ``timeout`` seconds (None: for ever)."""
+        events = self._drain()
+        if not events and timeout != 0 and self._ring.wait(timeout):
+            events = self._drain()
+        return events
+
+    def _drain(self) -> list[Event]:
+        events, self._backlog = self._backlog, []
+        self._decoder.synchronise()
+        decode = self._decoder.decode
+
+        def take(record: memoryview) -> None:
+            event = decode(record)
+            if event is not None:
+                events.append(event)
+
+        self._ring.drain(take)
+        return events
+
+    def counts(self) -> Counts:
+        """The counts since the audit began."""
+        per_cpu = self._object.maps[maps.COUNTS.name].lookup(bytes(4))
+        totals = [sum(values) for values in zip(*(COUNTERS.unpacker.unpack_from(cpu) for cpu in per_cpu))]
+        decoder = self._decoder
+        now = Counts(*totals, decoder.foreign, decoder.malformed, decoder.leaked)
+        return Counts(*(a - b for a, b in zip(now, self._baseline)))
+
+    # ---- ending --------------------------------------------------------------------------------------------------
+
+    def stop(self) -> list[Event]:
+        """Detach the programs and return the events that were still in the ring; `counts` are final then."""
+        for name in list(self._object.links):
+            self._object.links.pop(name).close()
+        return self._drain()
+
+    def close(self) -> None:
+        """Detach, unload, leave shared maps as they were found, close everything."""
+        self._stack.close()
+
+    def __enter__(self) -> Audit:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _shared(given: Shared, spec: MapSpec) -> Map:
+    if given is None:
+        return Map.create(spec)
+    if isinstance(given, Map):
+        return Map.from_fd(given.fileno(), spec)
+    if isinstance(given, int):
+        return Map.from_fd(given, spec)
+    return Map.open_pinned(given, spec)
+
+
+def _key(tgid: int) -> bytes:
+    return struct.pack("=I", tgid)
