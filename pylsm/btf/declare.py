@@ -96,9 +96,9 @@ class _Declaration:
         for field, text in self._shapes[full].items():
             try:
                 members.append((field, self._type(text, todo), None))
+            except _Placed:
+                raise
             except BtfError as error:
-                if isinstance(error, _Placed):
-                    raise
                 raise _Placed(f"{full}, field {field!r}, type {text!r}: {error}") from None
         word, _, bare = full.partition(" ")
         make = self._writer.struct if word == "struct" else self._writer.union

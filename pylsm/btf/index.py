@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
+from itertools import accumulate
 
 from pylsm.btf.errors import BtfError
 
@@ -55,12 +56,25 @@ VLEN = 0xFFFFFF  # 16 bits are in use; the newest headers widen it to 24, which 
 KIND = 0x7F  # likewise 5 bits, widened to 7
 
 _CHUNK = 1 << 15  # words looked at in one go: what was asked for is usually in the first
+_BLOCKS = 64  # a chunk is cut in blocks that are counted apart, so that a question counts one block only
+_BLOCK = _CHUNK // _BLOCKS
+_MANY = 256  # located records after which a chunk's positions are kept
 _EXACT_BELOW = 1 << 14  # words; smaller sections are walked
 _TOP = 3 if sys.byteorder == "little" else 0  # the top byte of a word
 
-_EASY = {2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18}
-_HARD = bytes(int(b != 0 and not ((b & KIND) in _EASY and b not in (0x84, 0x85))) for b in range(256))
-_MARK = bytes(int(b != 0) for b in range(256))
+# Words for each element in the body of a record that must be looked at, 0 for a body of one word, by top byte
+# of the info word; -1 for a kind this reader does not know, -2 where the body has no large words.
+_STEP = [-1] * 256
+for _byte in range(256):
+    _kind = _byte & KIND
+    if _kind in (1, 17):
+        _STEP[_byte] = 0
+    elif _kind in (6, 19) or _byte in (0x84, 0x85):
+        _STEP[_byte] = BODY[_kind][1]
+    elif _kind in BODY or _byte == 0:
+        _STEP[_byte] = -2
+_HARD = bytes(int(step > -2) for step in _STEP)
+_ONE = bytes(int(byte != 0) for byte in range(256))
 
 
 class TypeIndex:
@@ -79,10 +93,10 @@ class TypeIndex:
         "_exact",
         "_marks",
         "_next",
-        "_positions",
         "_skip",
         "_source",
-        "_used",
+        "_tables",
+        "_uses",
         "_words",
         "body",
     )
@@ -103,9 +117,9 @@ class TypeIndex:
 
     def _reset(self) -> None:
         self._marks: list[bytes] = []  # for each chunk, one byte a word: top byte of info, or 0
-        self._before: list[int] = []  # records before each chunk
-        self._used: list[int] = []  # how often a record of the chunk was located
-        self._positions: list[Sequence[int] | None] = []
+        self._before: list[int] = []  # records before each block
+        self._uses: list[int] = []  # how often a record of the chunk was located
+        self._tables: list[Sequence[int] | None] = []  # positions of the records in the chunk
         self._count = 0
         self._next = 0  # exact: position of the record that the next chunk starts with
         self._skip = 0  # fast: words of the next chunk that belong to the last one's last body
@@ -121,25 +135,33 @@ class TypeIndex:
             pass
         return self._count
 
-    def locate(self, number: int) -> int:
-        """The word position of a record, or -1 when there are not that many."""
+    def has(self, number: int) -> bool:
+        """Whether there are more than `number` records; scans no further than needed to tell."""
         while self._count <= number:
             if not self._scan():
-                return -1
-        chunk = bisect_right(self._before, number) - 1
-        rest = number - self._before[chunk]
-        positions = self._positions[chunk]
-        if positions is None:
-            used = self._used[chunk] = self._used[chunk] + 1
-            if used <= 16:
-                return self._select(chunk, rest)
-            positions = self._table(chunk)
-        return positions[rest]
+                return False
+        return True
 
-    def _select(self, chunk: int, rest: int) -> int:
-        # Halve the chunk until the wanted mark is alone: cheap for a few questions, keeps no memory.
-        marks = self._marks[chunk]
-        low, high = 0, len(marks)
+    def locate(self, number: int) -> int:
+        """The word position of a record, or -1 when there are not that many."""
+        if not self.has(number):
+            return -1
+        block = bisect_right(self._before, number) - 1
+        rest = number - self._before[block]
+        chunk = block // _BLOCKS
+        table = self._tables[chunk]
+        if table is None:
+            uses = self._uses[chunk] = self._uses[chunk] + 1
+            if uses <= _MANY:
+                return self._select(block, rest)
+            table = self._table(chunk)
+        return table[number - self._before[chunk * _BLOCKS]]
+
+    def _select(self, block: int, rest: int) -> int:
+        # Halve the block until the wanted mark is alone.
+        marks = self._marks[block // _BLOCKS]
+        start = block % _BLOCKS * _BLOCK
+        low, high = start, min(start + _BLOCK, len(marks))
         while high - low > 1:
             middle = (low + high) >> 1
             here = middle - low - marks.count(0, low, middle)
@@ -148,7 +170,7 @@ class TypeIndex:
             else:
                 rest -= here
                 low = middle
-        return chunk * _CHUNK + low - 1
+        return block // _BLOCKS * _CHUNK + low - 1
 
     def _table(self, chunk: int) -> Sequence[int]:
         # Somebody walks through this chunk: remember all of its positions.
@@ -158,7 +180,7 @@ class TypeIndex:
         marks = self._marks[chunk]
         start = chunk * _CHUNK - 1
         table = array("I", compress(range(start, start + len(marks)), marks))
-        self._positions[chunk] = table
+        self._tables[chunk] = table
         return table
 
     def starts(self, position: int) -> bool:
@@ -174,13 +196,14 @@ class TypeIndex:
         """The number of the record that starts at a word position."""
         if not self.starts(position):
             raise self._error(position, "no record starts here")
-        chunk, at = divmod(position + 1, _CHUNK)
-        return self._before[chunk] + at - self._marks[chunk].count(0, 0, at)
+        block, at = divmod(position + 1, _BLOCK)
+        start = block % _BLOCKS * _BLOCK
+        return self._before[block] + at - self._marks[block // _BLOCKS].count(0, start, start + at)
 
     def search(self, name_off: int, kind: int) -> int:
         """The position of the first record with this name offset and kind (-1: any kind), or -1."""
         whole = name_off.to_bytes(4, sys.byteorder)
-        needle, lead = whole, 0
+        needle = whole
         if _TOP == 3:
             # bytes.find is fastest with a short needle that does not end in the commonest byte.
             short = whole.rstrip(b"\0")
@@ -189,18 +212,32 @@ class TypeIndex:
         chunk = 0
         while chunk < len(self._marks) or self._scan():
             marks = self._marks[chunk]
+            if kind >= 0 and kind not in marks and kind | 0x80 not in marks:
+                chunk += 1
+                continue
             first = chunk * _CHUNK
             start = max(first - 1, 0)  # a record's name is the word before its info word
             raw = words[start : first + len(marks) - 1].tobytes()
             at = raw.find(needle)
             while at >= 0:
-                if not (at - lead) & 3:
-                    position = start + ((at - lead) >> 2)
+                if not at & 3:
+                    position = start + (at >> 2)
                     mark = marks[position + 1 - first]
                     if mark and kind in (-1, mark & KIND) and words[position] == name_off:
                         return position
                 at = raw.find(needle, at + 1)
             chunk += 1
+        return -1
+
+    def search_any(self, name_offs: set[int], kind: int) -> int:
+        """As `search` for any of several name offsets, looking at each record."""
+        words = self._words
+        number = 0
+        while self.has(number):
+            position = self.locate(number)
+            if words[position] in name_offs and kind in (-1, words[position + 1] >> 24 & KIND):
+                return position
+            number += 1
         return -1
 
     def end(self, position: int) -> int:
@@ -238,19 +275,31 @@ class TypeIndex:
         length = min(_CHUNK, len(self._words) - start)
         if length <= 0:
             return False
-        marks = None if self._exact else self._scan_fast(start, length)
-        if marks is None:
-            if not self._exact:
-                self._exact = True
-                self._reset()
-                return self._scan()
-            marks = self._scan_exact(start, length)
+        marks = self._scan_exact(start, length) if self._exact else self._scan_fast(start, length)
+        ones = marks.translate(_ONE)
+        counts = [ones.count(1, low, low + _BLOCK) for low in range(0, length, _BLOCK)]
+        total = sum(counts)
+        if not self._exact and (not marks or not self._plausible(ones, total, start + length)):
+            self._exact = True
+            self._reset()
+            return self._scan()
         self._marks.append(marks)
-        self._before.append(self._count)
-        self._used.append(0)
-        self._positions.append(None)
-        self._count += length - marks.count(0)
+        self._uses.append(0)
+        self._tables.append(None)
+        self._before += accumulate(counts[:-1], initial=self._count)
+        self._count += total
         return True
+
+    def _plausible(self, ones: bytes, total: int, end: int) -> bool:
+        """Whether each mark of a chunk follows two words without one, as it does when all marks are records.
+
+        A word taken for a record by mistake is the last or last but one of a body, so it is one or two words
+        before the next mark.
+        """
+        lead = self._marks[-1][-2:].translate(_ONE) if self._marks else b"\0"
+        if (lead + ones).count(b"\0\0\1") != total:
+            return False
+        return end < len(self._words) or not ones[-1]  # a record has a third word
 
     def _scan_exact(self, start: int, length: int) -> bytes:
         words = self._words
@@ -275,41 +324,36 @@ class TypeIndex:
         self._next = position
         return bytes(marks)
 
-    def _scan_fast(self, start: int, length: int) -> bytes | None:
-        """The marks of a chunk, or None when the section is not of the ordinary make."""
+    def _scan_fast(self, start: int, length: int) -> bytes:
+        """The marks of a chunk; b"" when the section is not of the ordinary make."""
         words = self._words
-        total = len(words)
         marks = bytearray(words[start : start + length].tobytes()[_TOP::4])
-        skip = min(self._skip, length)
-        marks[:skip] = bytes(skip)
+        skip = self._skip
+        if skip:
+            marks[:skip] = bytes(min(skip, length))
         hard = marks.translate(_HARD)
         after = skip
         at = hard.find(1, skip)
         while at >= 0:
-            info = words[start + at]
-            shape = BODY.get((info >> 24) & KIND)
-            if shape is None:
-                return None
+            step = _STEP[marks[at]]
+            if step < 0:
+                return b""
             body = at + 2
-            after = body + shape[0] + shape[1] * (info & VLEN)
-            next_info = start + after + 1
-            if next_info < total:
-                if not words[next_info] >> 24:
-                    return None
-            elif next_info != total + 1:
-                return None
-            if body < length:
-                blank = min(after, length) - body
-                marks[body : body + blank] = bytes(blank)
+            after = body + (step * (words[start + at] & VLEN) if step else 1)
+            # The next record must begin right there.
+            if after + 1 < length:
+                if not marks[after + 1]:
+                    return b""
+                marks[body:after] = bytes(after - body)
+            else:
+                info = start + after + 1
+                if info < len(words):
+                    if not words[info] >> 24:
+                        return b""
+                elif info != len(words) + 1:
+                    return b""
+                if body < length:
+                    marks[body:after] = bytes(min(after, length) - body)
             at = hard.find(1, after)
-        self._skip = max(self._skip, after) - length if max(self._skip, after) > length else 0
-        # Each mark must follow two words without one. A word taken for a record by mistake is the last but
-        # one or the last of a body, so it is one or two words before the next mark.
-        lead = self._marks[-1][-2:] if self._marks else b"\0"
-        ones = (lead + marks).translate(_MARK)
-        leading = len(ones) - len(marks)
-        if ones.count(b"\0\0\1") != ones.count(1, leading):
-            return None
-        if start + length == total and marks[-1]:
-            return None  # a record without its third word
+        self._skip = max(after - length, 0)
         return bytes(marks)

@@ -21,8 +21,9 @@ _QUALIFIERS = {Kind.CONST: "const", Kind.VOLATILE: "volatile", Kind.RESTRICT: "r
 
 # Damaged BTF can nest without end, or double at each level: text is cut off, not computed for ever.
 _MAX_STEPS = 20_000
+_MAX_DUMP_STEPS = 2_000_000
 _MAX_DEPTH = 24
-_MAX_LINES = 200_000
+_MAX_LINES = 100_000
 
 
 def c_name(btf: Btf, id: int) -> str:
@@ -47,9 +48,9 @@ def dump_c(btf: Btf, type: int | str) -> str:
 class _Declarator:
     """Writes a type around a name, inside out, as C declarations are read."""
 
-    def __init__(self, btf: Btf) -> None:
+    def __init__(self, btf: Btf, steps: int = _MAX_STEPS) -> None:
         self._btf = btf
-        self._steps = _MAX_STEPS
+        self._steps = steps
 
     def text(self, id: int, inner: str, depth: int = 0) -> str:
         """`inner` declared as the type: text(id of `char *`, "p") is "char *p"."""
@@ -107,6 +108,7 @@ class _Declarator:
 class _Dump:
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
+        self._declare = _Declarator(btf, _MAX_DUMP_STEPS).text
         self._lines = 0
 
     def definition(self, type: Type) -> str:
@@ -135,9 +137,6 @@ class _Dump:
         if kind is Kind.FLOAT:
             return f"/* {type.name}: {type.size} bytes, floating point */"
         return f"{c_name(self._btf, type.id)};"
-
-    def _declare(self, id: int, name: str) -> str:
-        return _Declarator(self._btf).text(id, name)
 
     def _count(self, lines: int, type: Type) -> None:
         self._lines += lines

@@ -11,7 +11,7 @@ import sys
 
 from pylsm.btf.errors import BtfError, BtfNotFound
 from pylsm.btf.index import KIND, VLEN, TypeIndex
-from pylsm.btf.types import Enumerator, FuncProto, Kind, Member, Param, Type
+from pylsm.btf.types import MODIFIERS, Enumerator, FuncProto, Kind, Member, Param, Type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ _SYSFS = "/sys/kernel/btf/"
 
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = range(1, 9)
 _FUNC, _FUNC_PROTO, _VAR, _DATASEC, _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = range(12, 20)
-_MODIFIERS = frozenset({_TYPEDEF, 9, 10, 11, _TYPE_TAG})
 _SIZED = frozenset({_INT, _STRUCT, _UNION, _ENUM, _DATASEC, _FLOAT, _ENUM64})
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -38,7 +37,7 @@ _C_WORDS = {"struct": (Kind.STRUCT,), "union": (Kind.UNION,), "enum": (Kind.ENUM
 _C_KINDS = (Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF, Kind.FUNC)
 
 # The kernel follows at most 32 (MAX_RESOLVE_DEPTH); a longer chain is a circle for all purposes.
-_MAX_CHAIN = 256
+_MAX_CHAIN = 64
 
 
 class Btf:
@@ -150,30 +149,39 @@ class Btf:
         text = _encode(name)
         if not text or b"\0" in text:
             return -1
-        for offset in self._offsets(text):
-            position = self._index.search(offset, -1 if kind is None else int(kind))
+        wanted = -1 if kind is None else int(kind)
+        offsets = list(self._offsets(text))
+        for offset in offsets:
+            position = self._index.search(offset, wanted)
             if position >= 0:
-                id = self.first_id + self._index.number(position)
-                self._places[id] = position
-                return id
-        return -1
+                break
+        else:
+            # The format lets a name be the tail of another string; a writer that does so does not also store
+            # it whole, so all records are looked at only when there is no string of that name.
+            tails = set() if offsets else set(self._tails(text))
+            position = self._index.search_any(tails, wanted) if tails else -1
+            if position < 0:
+                return -1
+        id = self.first_id + self._index.number(position)
+        self._places[id] = position
+        return id
 
     def _offsets(self, text: bytes) -> Iterator[int]:
-        """Offsets at which the string sections hold a name; first where a sound writer puts it."""
+        """Where the string sections hold a name as a string of its own."""
         if self.base is not None:
             yield from self.base._offsets(text)
-        strings = self._strings
-        whole = strings.find(b"\0" + text + b"\0") + 1
-        if whole == 0 and strings.startswith(text + b"\0"):
-            whole = -1  # a split BTF's strings may start with a name
-        if whole:
-            yield self._string_base + max(whole, 0)
-        # The format lets a name be the tail of another.
-        at = strings.find(text + b"\0")
+        at = self._strings.find(b"\0" + text + b"\0") + 1
+        if at or self._strings.startswith(text + b"\0"):  # the strings of split BTF may start with a name
+            yield self._string_base + at
+
+    def _tails(self, text: bytes) -> Iterator[int]:
+        """Where the string sections hold a name as the end of another string."""
+        if self.base is not None:
+            yield from self.base._tails(text)
+        at = self._strings.find(text + b"\0")
         while at >= 0:
-            if at != max(whole, 0) or not whole:
-                yield self._string_base + at
-            at = strings.find(text + b"\0", at + 1)
+            yield self._string_base + at
+            at = self._strings.find(text + b"\0", at + 1)
 
     def find_c(self, name: str) -> int:
         """The id of a type by how C writes its name.
@@ -268,7 +276,7 @@ class Btf:
             yield from self.base.types()
         first = self.first_id
         number = 0
-        while self._index.locate(number) >= 0:
+        while self._index.has(number):
             yield first + number
             number += 1
 
@@ -322,7 +330,7 @@ class Btf:
             if id == 0:
                 return 0
             words, position, info, _ = self._record(id)
-            if (info >> 24) & KIND not in _MODIFIERS:
+            if (info >> 24) & KIND not in MODIFIERS:
                 return id
             id = words[position + 2]
         raise self._endless(id)
@@ -347,7 +355,7 @@ class Btf:
             if kind == _ARRAY:
                 count *= words[position + 5]
                 id = words[position + 3]
-            elif kind in _MODIFIERS or kind == _VAR:
+            elif kind in MODIFIERS or kind == _VAR:
                 id = words[position + 2]
             else:
                 raise BtfError(f"{self.c_name(id)} has no size", source=self.name)
@@ -373,7 +381,7 @@ class Btf:
                 todo += words[position + 4 : end : 3].tolist()
             elif kind == _ARRAY:
                 todo.append(words[position + 3])
-            elif kind in _MODIFIERS or kind == _VAR:
+            elif kind in MODIFIERS or kind == _VAR:
                 todo.append(words[position + 2])
             elif kind == _PTR:
                 alignment = max(alignment, self.pointer_size)

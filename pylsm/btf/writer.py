@@ -28,7 +28,7 @@ __all__ = ["BtfWriter"]
 _MAX_NAME = 127  # KSYM_NAME_LEN is 128 in 5.10
 _MAX_VLEN = 0xFFFF  # BTF_MAX_VLEN
 _MAX_STRINGS = 0xFFFFFF  # BTF_MAX_NAME_OFFSET
-_MAX_DEPTH = 256
+_MAX_DEPTH = 64
 
 
 class BtfWriter:
