@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from pylsm.asm.errors import UnknownNameError
+from pylsm.asm.errors import UnknownNameError, caller_line
 
 __all__ = ["Helper", "by_name", "by_number"]
 
@@ -102,6 +102,7 @@ def by_name(name: str) -> Helper:
         raise UnknownNameError(
             f"no helper is called {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
             hint="kernel functions without a helper number are called with Asm.kfunc",
+            line=caller_line(),
         )
     return found
 

@@ -304,8 +304,9 @@ def _call(line: _Line, functions: frozenset[str]) -> _Made:
         try:
             return _Made(op.JMP | op.CALL, imm=helpers.by_name(name).number)
         except UnknownNameError as error:
+            message = str(error).partition(": ")[2]
             raise UnknownNameError(
-                str(error), hint=f"write `call {name}#kfunc` for a kernel function", line=line.line
+                message, hint=f"write `call {name}#kfunc` for a kernel function", line=line.line
             ) from None
     if line.take("kfunc"):
         return _Made(op.JMP | op.CALL, src=op.CALL_KFUNC, reference=KfuncRef(name))
