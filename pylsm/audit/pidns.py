@@ -13,7 +13,7 @@ from pylsm.audit.targets import NoSuchProcess, in_initial_pid_namespace
 from pylsm.errors import PylsmError
 from pylsm.loader import BpfError, LoadedProgram
 
-__all__ = ["initial_tgid", "to_initial"]
+__all__ = ["from_initial", "initial_tgid", "to_initial"]
 
 
 def to_initial(pids: Iterable[int]) -> list[int]:
@@ -22,6 +22,14 @@ def to_initial(pids: Iterable[int]) -> list[int]:
         return list(pids)
     table = _table()
     return [table[pid] for pid in pids if pid in table]
+
+
+def from_initial(tgids: Iterable[int]) -> list[int]:
+    """The inverse of `to_initial`: pids here of processes named by their tgids in the initial pid namespace."""
+    if in_initial_pid_namespace():
+        return list(tgids)
+    wanted = set(tgids)
+    return [pid for pid, tgid in _table().items() if tgid in wanted]
 
 
 def initial_tgid() -> int:
@@ -41,7 +49,8 @@ def _table() -> dict[int, int]:
             rows = link.read()
     except BpfError as error:
         raise PylsmError(
-            f"pylsm runs inside a pid namespace and this kernel refuses the task iterator that translates pids: {error}",
+            f"pylsm runs inside a pid namespace and this kernel refuses the task iterator that translates pids: "
+            f"{error}",
             hint="run pylsm in the host's pid namespace, and name processes by their pids there",
         ) from error
     return dict(struct.iter_unpack("=II", rows))

@@ -16,7 +16,7 @@ from pylsm.asm import MapSpec
 from pylsm.audit import maps
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import Connect, Event, FileOpen
-from pylsm.audit.pidns import initial_tgid, to_initial
+from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
 from pylsm.audit.targets import NoSuchProcess, descendants
@@ -103,7 +103,7 @@ class Audit:
         self._owns_family = traced_map is None
         self._decoder = Decoder()
         self._backlog: list[Event] = []
-        self._baseline = Counts(*[0] * len(Counts._fields))
+        self._baseline = Counts._make([0] * len(Counts._fields))
         with ExitStack() as stack:
             self._traced = stack.enter_context(_shared(traced_map, maps.TRACED.resized(family_size)))
             self._ring_map = stack.enter_context(_shared(ring, maps.RING.resized(ring_bytes)))
@@ -241,6 +241,10 @@ class Audit:
         """The tgids (in the initial pid namespace) that this audit traces now."""
         return {struct.unpack("=I", key)[0] for key, tag in self._traced.items() if tag == self._tag}
 
+    def members(self) -> list[int]:
+        """The pids, as /proc shows them here, of the processes that this audit traces now."""
+        return from_initial(self.family())
+
     def _leave_family(self) -> None:
         """Take our entries out of a map that outlives us."""
         for tgid in self.family():
@@ -272,13 +276,18 @@ class Audit:
         self._ring.drain(take)
         return events
 
+    @property
+    def leaked(self) -> int:
+        """Records read so far with bytes behind their path that are not zero; always 0 unless pylsm is wrong."""
+        return self._decoder.leaked
+
     def counts(self) -> Counts:
         """The counts since the audit began."""
         per_cpu = self._object.maps[maps.COUNTS.name].lookup(bytes(4))
         totals = [sum(values) for values in zip(*(COUNTERS.unpacker.unpack_from(cpu) for cpu in per_cpu))]
         decoder = self._decoder
-        now = Counts(*totals, decoder.foreign, decoder.malformed, decoder.leaked)
-        return Counts(*(a - b for a, b in zip(now, self._baseline)))
+        now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked)
+        return Counts._make(a - b for a, b in zip(now, self._baseline))
 
     # ---- ending --------------------------------------------------------------------------------------------------
 

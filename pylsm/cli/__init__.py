@@ -1,0 +1,52 @@
+"""The command line: arguments and exit statuses, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pylsm
+from pylsm.cli.status import REFUSED, USAGE, complain
+from pylsm.errors import PylsmError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; by default those of this process.
+
+    Returns:
+        The exit status.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command_name is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    try:
+        return int(options.handler(options))
+    except PylsmError as error:
+        complain(error)
+        return REFUSED
+    except KeyboardInterrupt:
+        return 128 + 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pylsm.cli import attach, run
+
+    parser = argparse.ArgumentParser(
+        prog="pylsm",
+        description="Show every outbound connection attempt and every file that a process family opens, from the "
+        "kernel's own LSM hooks. Observe-only: nothing is ever denied.",
+        epilog="Each command has its own --help. Most need root.",
+    )
+    parser.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
+    commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", title="commands")
+    run.add_parser(commands)
+    attach.add_parser(commands)
+    return parser

@@ -1,0 +1,103 @@
+"""``pylsm attach``: trace running processes and their families."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from contextlib import ExitStack
+
+from pylsm.audit import targets
+from pylsm.audit.session import Audit
+from pylsm.cli.follow import Follower
+from pylsm.cli.options import SkipAudit, add_audit_options, announce, last_words, open_audit, pid, renderer, user
+from pylsm.cli.signals import Signals
+from pylsm.cli.sink import Sink
+from pylsm.cli.status import say
+from pylsm.errors import PylsmError
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "attach",
+        help="trace running processes and all they start",
+        description="Trace running processes, their descendants, and all that these start from now on, until Ctrl-C or "
+        "until none is left. Nothing is ever denied or delayed.",
+        epilog="examples:\n"
+        "  pylsm attach -p 4321\n"
+        "  pylsm attach --comm nginx --format json -o events.jsonl\n"
+        "  pylsm attach -p 4321 --stats 10 --timestamps",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    who = parser.add_argument_group("processes (at least one)")
+    who.add_argument(
+        "-p",
+        "--pid",
+        type=pid,
+        action="append",
+        default=[],
+        metavar="PID",
+        help="a process, by its pid (or a thread's) as you see it here; may be repeated",
+    )
+    who.add_argument("--comm", metavar="NAME", help="all processes of this name; with --uid: those of that user")
+    who.add_argument("--uid", type=user, metavar="UID", help="all processes of this user, by uid or name")
+    add_audit_options(parser)
+    parser.set_defaults(handler=_attach, parser=parser)
+
+
+def _attach(options: argparse.Namespace) -> int:
+    if not options.pid and options.comm is None and options.uid is None and options.traced_map is None:
+        options.parser.error("name the processes with -p, --comm or --uid, or share --traced-map with another tool")
+    pids = _pids(options)
+    try:
+        with ExitStack() as stack:
+            sink = stack.enter_context(Sink(options.output))
+            audit = stack.enter_context(open_audit(options))
+            signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
+            audit.trace_families(pids)
+            _follow(options, audit, sink, signals, pids)
+    except SkipAudit as skip:
+        return skip.status
+    return 0
+
+
+def _pids(options: argparse.Namespace) -> list[int]:
+    pids = [targets.resolve(number).pid for number in options.pid]
+    if options.comm is not None or options.uid is not None:
+        found = [process.pid for process in targets.find(comm=options.comm, uid=options.uid)]
+        if not found:
+            names = {"name": options.comm, "uid": options.uid}
+            wanted = " and ".join(f"{key} {value!r}" for key, value in names.items() if value is not None)
+            raise PylsmError(f"no process with {wanted} is running", hint="ps -e -o pid,uid,comm lists them")
+        pids += found
+    if os.getpid() in pids:
+        raise PylsmError(f"process {os.getpid()} is this pylsm itself", hint="name another process")
+    return list(dict.fromkeys(pids))
+
+
+def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> None:
+    follower = Follower(audit, sink, renderer(options), signals, options.stats)
+    count = len(audit.family())
+    announce(audit, f"{count} process{'es' if count != 1 else ''}", options.quiet)
+    with ExitStack() as stack:
+        watch = []
+        for number in pids:
+            try:
+                fd = os.pidfd_open(number)
+            except OSError:
+                continue  # ended already, or too many to watch: the family itself is looked at
+            stack.callback(os.close, fd)
+            watch.append(fd)
+        # A family that another tool owns has no end of its own.
+        shared = options.traced_map is not None and not pids
+        try:
+            follower.run(lambda: not shared and not audit.family(), lambda _: True, watch)
+        finally:
+            if not sink.failed:
+                follower.finish()
+            last_words(audit, options.quiet)
+    if not options.quiet and not shared and not audit.family():
+        say("all traced processes have ended")

@@ -1,0 +1,132 @@
+"""The loop of ``run`` and ``attach``: events to the sink, signals and counts in between."""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+
+from pylsm.audit.events import Event
+from pylsm.audit.session import Audit, Counts
+from pylsm.cli.signals import Signals
+from pylsm.cli.sink import Sink
+from pylsm.cli.status import say
+
+__all__ = ["Follower", "describe"]
+
+#: How often the family is looked at once its first processes have ended, in seconds.
+_FAMILY_SECONDS = 0.2
+#: At most one warning about leaked bytes in this time, in seconds.
+_LEAK_SECONDS = 10.0
+
+_BIG_BATCH = 4096
+
+
+class Follower:
+    """Writes an audit's events until told to stop.
+
+    Args:
+        audit: the running audit.
+        sink: where lines go.
+        render: event → line.
+        signals: those that the caller wants to hear of, SIGUSR1 (counts) among them.
+        stats_seconds: print the counts this often; 0 for never.
+    """
+
+    def __init__(
+        self, audit: Audit, sink: Sink, render: Callable[[Event], str], signals: Signals, stats_seconds: float
+    ) -> None:
+        self._audit = audit
+        self._sink = sink
+        self._render = render
+        self._signals = signals
+        self._stats_seconds = stats_seconds
+        self._next_stats = time.monotonic() + stats_seconds
+        self._leaks_told = 0
+        self._next_leak_warning = 0.0
+
+    def run(
+        self,
+        ended: Callable[[], bool],
+        on_signal: Callable[[int], bool],
+        watch: Iterable[int] = (),
+        period: float | None = None,
+    ) -> None:
+        """Follow until ``ended`` or until a signal says so; what the ring still holds is left to `finish`.
+
+        Args:
+            ended: asked after each round whether there is nothing left to follow.
+            on_signal: told of each signal but SIGUSR1; whether it ends the loop.
+            watch: further descriptors whose readability is worth a round, such as pidfds.
+            period: seconds between rounds when nothing else happens, or None.
+
+        Raises:
+            SinkError: output cannot be written.
+        """
+        poll = select.poll()
+        poll.register(self._audit.fileno(), select.POLLIN)
+        poll.register(self._signals.fileno(), select.POLLIN)
+        reader = self._sink.watched
+        if reader is not None:
+            poll.register(reader, 0)  # POLLERR comes unasked when the reader is gone
+        waited = set(watch)
+        for fd in waited:
+            poll.register(fd, select.POLLIN)
+        while True:
+            self._write(self._audit.read())
+            for number in self._signals.take():
+                if number == signal.SIGUSR1:
+                    self.report()
+                elif on_signal(number):
+                    return
+            if not waited and ended():
+                return
+            if self._stats_seconds and time.monotonic() >= self._next_stats:
+                self.report()
+                self._next_stats = time.monotonic() + self._stats_seconds
+            timeout = period if waited or period is not None else _FAMILY_SECONDS
+            if self._stats_seconds:
+                left = max(0.0, self._next_stats - time.monotonic())
+                timeout = left if timeout is None else min(timeout, left)
+            for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
+                if fd == reader:
+                    raise self._sink.gone()
+                if fd in waited:
+                    poll.unregister(fd)
+                    waited.discard(fd)
+
+    def finish(self) -> None:
+        """Detach, write what was still in the ring."""
+        self._write(self._audit.stop())
+
+    def report(self) -> None:
+        """Say the counts so far."""
+        say(describe(self._audit.counts()))
+
+    def _write(self, events: list[Event]) -> None:
+        render = self._render
+        for start in range(0, len(events), _BIG_BATCH):
+            self._sink.write([render(event) for event in events[start : start + _BIG_BATCH]])
+        leaked = self._audit.leaked
+        if leaked > self._leaks_told and time.monotonic() >= self._next_leak_warning:
+            say(f"warning: {leaked} records held bytes behind their path that are not zero: please report this")
+            self._leaks_told = leaked
+            self._next_leak_warning = time.monotonic() + _LEAK_SECONDS
+
+
+def describe(counts: Counts) -> str:
+    """The counts in a line; those that are rarely anything but 0 only when they are not."""
+    line = (
+        f"recorded {counts.recorded}, deduplicated {counts.deduplicated}, lost {counts.lost}, "
+        f"untraced {counts.untraced}"
+    )
+    rare = {
+        "ignored": counts.ignored,
+        "unreadable": counts.unreadable,
+        "children not traced": counts.family_full,
+        "records of other sources": counts.foreign,
+        "malformed records": counts.malformed,
+        "leaking records": counts.leaked,
+    }
+    return line + "".join(f", {name} {count}" for name, count in rare.items() if count)

@@ -1,0 +1,178 @@
+"""Options that ``run`` and ``attach`` share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import mmap
+import pwd
+from collections.abc import Callable
+
+from pylsm.audit.events import Event
+from pylsm.audit.session import Audit, UnavailableError
+from pylsm.cli.follow import describe
+from pylsm.cli.status import say
+
+__all__ = ["SkipAudit", "add_audit_options", "announce", "last_words", "open_audit", "pid", "renderer", "user"]
+
+_SUFFIXES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class SkipAudit(Exception):
+    """There is no audit to be had, and ``--if-unavailable skip`` said to go without; ``status`` is the exit status."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+def pid(text: str) -> int:
+    """A pid as a positive decimal number."""
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a pid: give a positive number, as ps shows it")
+    return int(text)
+
+
+def user(text: str) -> int:
+    """A uid, as a number or as a user's name."""
+    if text.isascii() and text.isdigit() and int(text) < (1 << 32) - 1:
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a uid nor the name of a user") from None
+
+
+def ring_size(text: str) -> int:
+    """A power of two and multiple of the page size, in bytes, with an optional K, M or G."""
+    number, factor = (text[:-1], _SUFFIXES[text[-1].lower()]) if text[-1:].lower() in _SUFFIXES else (text, 1)
+    size = int(number) * factor if number.isascii() and number.isdigit() else 0
+    if size < mmap.PAGESIZE or size & (size - 1) or size >= 1 << 32:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a ring size: a power of two from {mmap.PAGESIZE} (a page) to 2G, for example 4M"
+        )
+    return size
+
+
+def positive(text: str) -> int:
+    """A positive number."""
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def add_audit_options(parser: argparse.ArgumentParser) -> None:
+    """Output, source and map options."""
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="text (default): '[LSM] open pid=1 comm=cat mode=r path=/etc/passwd'; json: one object a line",
+    )
+    output.add_argument("-o", "--output", metavar="FILE", help="write events to FILE, emptied first (default: stdout)")
+    output.add_argument("--timestamps", action="store_true", help="begin each text line with the UTC time")
+    output.add_argument(
+        "--stats",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="print the counts to stderr this often (also: at the end, and on SIGUSR1)",
+    )
+    output.add_argument("-q", "--quiet", action="store_true", help="no banner, no counts at the end unless any is lost")
+    kernel = parser.add_argument_group("kernel side")
+    kernel.add_argument(
+        "--source",
+        choices=("auto", "lsm", "raw_tracepoint"),
+        default="auto",
+        help="where events come from: LSM hooks, or raw system call tracepoints, which see less (default: the first "
+        "that works)",
+    )
+    kernel.add_argument(
+        "--if-unavailable",
+        choices=("auto", "skip", "fail"),
+        default="auto",
+        help="what to do where LSM hooks cannot be used: fall back with a warning (auto), go on without an audit "
+        "(skip), or refuse with exit status 125 (fail)",
+    )
+    kernel.add_argument(
+        "--ring-size", type=ring_size, default=4 << 20, metavar="BYTES", help="size of the ring buffer (default: 4M)"
+    )
+    kernel.add_argument(
+        "--family-size",
+        type=positive,
+        default=32768,
+        metavar="N",
+        help="how many processes can be traced at a time (default: 32768)",
+    )
+    kernel.add_argument(
+        "--traced-map", metavar="PATH", help="use the map of traced processes that is pinned at PATH, of another tool"
+    )
+    kernel.add_argument("--ringbuf", metavar="PATH", help="use the ring buffer that is pinned at PATH, of another tool")
+
+
+def renderer(options: argparse.Namespace) -> Callable[[Event], str]:
+    """The function that makes a line of an event."""
+    if options.format == "json":
+        from pylsm.output import jsonl
+
+        return jsonl.render
+    from pylsm.output import text
+
+    return functools.partial(text.render, timestamps=options.timestamps)
+
+
+def open_audit(options: argparse.Namespace) -> Audit:
+    """Start the audit that the options ask for.
+
+    Raises:
+        SkipAudit: LSM hooks cannot be used, and the user said to go on without.
+        PylsmError: it cannot be started.
+    """
+    source = "lsm" if options.if_unavailable != "auto" else options.source
+    if options.source == "raw_tracepoint":
+        source = options.source
+    try:
+        return Audit(
+            source=source,
+            ring_bytes=options.ring_size,
+            family_size=options.family_size,
+            traced_map=options.traced_map,
+            ring=options.ringbuf,
+        )
+    except UnavailableError as error:
+        if options.if_unavailable != "skip":
+            raise
+        say(f"warning: no audit: {error}")
+        raise SkipAudit(0) from None
+
+
+def announce(audit: Audit, what: str, quiet: bool) -> None:
+    """Say what is traced, by what, and what that cannot see."""
+    for name, reason in audit.refused.items():
+        say(f"warning: {name} cannot be used ({reason}); falling back to {audit.source.name}, which sees less")
+    if not quiet:
+        say(f"attached to {what}; source {audit.source.name}")
+        say("not seen by it: " + "; ".join(audit.source.blind_spots))
+
+
+def last_words(audit: Audit, quiet: bool) -> None:
+    """The final counts, and what to do when something was lost."""
+    counts = audit.counts()
+    trouble = counts.lost or counts.family_full or counts.malformed
+    if not quiet or trouble:
+        say(describe(counts))
+    if counts.lost:
+        say("warning: events were lost because the ring was full; give it more room with --ring-size")
+    if counts.family_full:
+        say("warning: children were not traced because the family was full; make it larger with --family-size")

@@ -1,0 +1,209 @@
+"""``pylsm run``: start a command, traced from its first instruction."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import struct
+import sys
+import time
+from contextlib import ExitStack, suppress
+from typing import NoReturn
+
+from pylsm.audit.pidns import to_initial
+from pylsm.audit.session import Audit
+from pylsm.cli.follow import Follower
+from pylsm.cli.options import SkipAudit, add_audit_options, announce, last_words, open_audit, renderer
+from pylsm.cli.signals import Signals
+from pylsm.cli.sink import Sink, SinkError
+from pylsm.cli.status import CANNOT_EXECUTE, NOT_FOUND, REFUSED, complain, say
+
+__all__ = ["add_parser"]
+
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+#: How long a command may take to end when its audit can go no further, before it is killed.
+_GRACE_SECONDS = 2.0
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "run",
+        help="start a command and trace all it does",
+        usage="pylsm run [options] [--] CMD [ARG ...]",
+        description="Start CMD, traced from its first instruction, and print what it and all it starts connect to and "
+        "open, until the last of them has ended. Nothing is ever denied or delayed.",
+        epilog="exit status: that of CMD (128+n when signal n ended it); 125 when pylsm cannot do its work, 126 when "
+        "CMD cannot be executed, 127 when it is not found, 2 for wrong usage.\n"
+        "signals: Ctrl-C is CMD's, as without pylsm; TERM, HUP and QUIT are passed on; USR1 prints the counts.\n\n"
+        "examples:\n"
+        "  pylsm run -- curl -s https://example.org\n"
+        "  pylsm run --format json -o events.jsonl -- make test",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_audit_options(parser)
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help=argparse.SUPPRESS)
+    parser.set_defaults(handler=_run, parser=parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command or not command[0]:
+        options.parser.error("CMD is missing: pylsm run -- CMD ARG ...")
+    try:
+        with ExitStack() as stack:
+            sink = stack.enter_context(Sink(options.output))
+            audit = stack.enter_context(open_audit(options))
+            signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, *_FORWARDED))
+            child = stack.enter_context(_Child(command))
+            return _follow(options, audit, sink, signals, child)
+    except SkipAudit:
+        _execute(command)
+
+
+def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child) -> int:
+    audit.trace(to_initial([child.pid]))
+    announce(audit, f"process {child.pid} before its first instruction", options.quiet)
+    follower = Follower(audit, sink, renderer(options), signals, options.stats)
+    failed = child.release()
+    if failed:
+        return failed
+    try:
+        follower.run(lambda: not audit.family(), child.on_signal, [child.pidfd])
+        follower.finish()
+    except SinkError as error:
+        # Untrusted and unseen is what CMD must not go on to be.
+        complain(error)
+        say(f"ending {child.name}, since it can no longer be audited")
+        child.end(audit)
+        return REFUSED
+    finally:
+        last_words(audit, options.quiet)
+    return child.wait()
+
+
+class _Child:
+    """The command, held before it begins."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.name = command[0]
+        self._status: int | None = None
+        self._interrupted = False
+        go_read, self._go = os.pipe()
+        self._failure, failure_write = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.close(self._go)
+                if os.read(go_read, 1):  # nothing: pylsm died
+                    _execute(command, failure_write)
+            finally:
+                os._exit(REFUSED)
+        os.close(go_read)
+        os.close(failure_write)
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def release(self) -> int:
+        """Let it execute the command; the exit status if that failed, else 0."""
+        os.write(self._go, b"g")
+        report = os.read(self._failure, 4)  # closed without a word by a successful exec
+        if not report:
+            return 0
+        self.wait()
+        return explain(self.name, struct.unpack("=i", report)[0])
+
+    def on_signal(self, number: int) -> bool:
+        """Pass a signal on; whether to stop following."""
+        if number == signal.SIGCHLD:
+            return False
+        if self.wait(os.WNOHANG) >= 0:
+            return True  # the command is gone; what it left behind is no reason to stay
+        if number == signal.SIGINT and _on_terminal() and not self._interrupted:
+            # The terminal has sent it to the command too. A second one means that the command does not listen.
+            self._interrupted = True
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM if self._interrupted else number)
+        return False
+
+    def wait(self, flags: int = 0) -> int:
+        """The command's exit status, 128+n for a signal; -1 when ``flags`` is WNOHANG and it still runs."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, flags)
+            if not pid:
+                return -1
+            self._status = status
+        code = os.waitstatus_to_exitcode(self._status)
+        return code if code >= 0 else 128 - code
+
+    def end(self, audit: Audit) -> None:
+        """End the command and its family: ask, wait a little, kill."""
+        for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
+            members = audit.members()
+            for pid in {self.pid, *members} if self._status is None else members:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline:
+                if self.wait(os.WNOHANG) >= 0 and not audit.family():
+                    return
+                time.sleep(0.02)
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._go)
+        os.close(self._failure)
+        if self._status is None and self.wait(os.WNOHANG) < 0 and exception[0] is not None:
+            # Never released, or given up with an error: nothing may stay behind.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        os.close(self.pidfd)
+
+
+def _execute(command: list[str], failure: int = -1) -> NoReturn:
+    """Become the command; if that fails, report the errno to ``failure`` or explain it, and exit."""
+    # Python ignores SIGPIPE, and the caught signals were reset by fork's child; commands expect the defaults.
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, *_FORWARDED):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        if failure >= 0:
+            os.write(failure, struct.pack("=i", error.errno or 0))
+            os._exit(REFUSED)
+        sys.exit(explain(command[0], error.errno or 0))
+
+
+def explain(name: str, number: int) -> int:
+    """Say why a command cannot be executed.
+
+    Returns:
+        The exit status for that, as shells have it.
+    """
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        say(f"error: {name}: command not found")
+        say("hint: give its path, or a command of $PATH")
+        return NOT_FOUND
+    say(f"error: {name}: cannot be executed: {os.strerror(number)}")
+    say("hint: is it an executable file (chmod +x), with an interpreter that exists?")
+    return CANNOT_EXECUTE
+
+
+def _on_terminal() -> bool:
+    """Whether this process runs in the foreground of a terminal, whose Ctrl-C every process there gets."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

@@ -1,0 +1,32 @@
+"""Exit statuses and messages, the same for every subcommand."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from pylsm.errors import PylsmError
+
+__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "REFUSED", "USAGE", "complain", "say"]
+
+USAGE: Final = 2
+#: pylsm's own failure: refused, or failed to attach (as env, timeout and chroot use it)
+REFUSED: Final = 125
+CANNOT_EXECUTE: Final = 126
+NOT_FOUND: Final = 127
+
+
+def say(message: str) -> None:
+    """A line on standard error; lost without a word when nobody listens there."""
+    try:
+        sys.stderr.write(f"pylsm: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def complain(error: PylsmError) -> None:
+    """What went wrong, and the next step."""
+    say(f"error: {error}")
+    if error.hint:
+        say(f"hint: {error.hint}")
