@@ -91,7 +91,8 @@ PACKAGES = """
 linux-image-5.10.0-46-cloud-amd64 linux-image-5.10.0-46-cloud-amd64-unsigned linux-image-6.1-cloud-amd64
 linux-image-6.1.0-0.deb11.52-cloud-amd64 linux-image-6.1.0-9-cloud-amd64 linux-image-6.1.0-56-cloud-amd64
 linux-image-6.1.0-56-cloud-amd64-dbg linux-image-6.1.0-56-rt-amd64 linux-headers-6.1.0-99-cloud-amd64
-linux-image-6.12.9+deb12-cloud-amd64 linux-image-6.12.10+deb12-cloud-amd64 linux-image-cloud-amd64
+linux-image-6.12.9+deb12-cloud-amd64 linux-image-6.12.9+deb12.1-cloud-amd64
+linux-image-6.12.10+deb12-cloud-amd64 linux-image-cloud-amd64
 linux-image-7.3.4+deb13-cloud-amd64 linux-binary-7.3.4+deb13-cloud-amd64 linux-modules-7.3.4+deb13-cloud-amd64
 linux-base-7.3.4+deb13-cloud-amd64 linux-binary-unsigned-7.3.4+deb13-cloud-amd64 linux-base-cloud-amd64
 """
@@ -119,6 +120,7 @@ def test_kernels_are_ordered_by_number(cache: Path) -> None:
         "6.1.0-9-cloud-amd64",
         "6.1.0-56-cloud-amd64",
         "6.12.9+deb12-cloud-amd64",
+        "6.12.9+deb12.1-cloud-amd64",
         "6.12.10+deb12-cloud-amd64",
         "7.3.4+deb13-cloud-amd64",
     ]

@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     option("--console", action="store_true", help="show kernel messages on standard error")
     option("--time", action="store_true", help="say on standard error how long the boot took")
     option("--fetch", nargs="+", metavar="KERNEL", help="download the newest of these, run nothing")
-    option("--list", action="store_true", help="show the kernels there are and those in the cache")
+    option("--list", action="store_true", help="show the newest of each series, and those in the cache")
     option("command", nargs="*", help=argparse.SUPPRESS)
 
     # What follows -- is not ours to parse: it may hold a -- of its own.
@@ -158,7 +158,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _list() -> int:
-    here = {kernel.release for kernel in kernels.cached()}
-    for release in kernels.available():
-        print(f"{release}{'  (cached)' if release in here else ''}")
+    here = [kernel.release for kernel in kernels.cached()]
+    newest = {kernels.series(release): release for release in here}
+    try:
+        newest.update({kernels.series(release): release for release in kernels.available()})
+    except MachineError as error:
+        print(f"tools/vm: {error}\nOnly those in the cache:", file=sys.stderr)
+    for release in sorted(newest.values(), key=kernels.order):
+        series = kernels.series(release)
+        cached = [each for each in here if kernels.series(each) == series]
+        print(f"{series:6} {release:30} {'cached: ' + ', '.join(cached) if cached else ''}".rstrip())
     return 0

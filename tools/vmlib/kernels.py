@@ -19,7 +19,7 @@ from pathlib import Path
 
 from . import MachineError, cache_directory
 
-__all__ = ["Kernel", "available", "cached", "fetch", "find", "lock"]
+__all__ = ["Kernel", "available", "cached", "fetch", "find", "lock", "order", "series"]
 
 # Suites with kernels of several generations: 5.10; 6.1 and 6.12; 6.12; 6.16 and all that follow.
 SUITES = ("bullseye-security", "bookworm-security", "bookworm-backports", "trixie-backports")
@@ -58,7 +58,7 @@ def find(wanted: str) -> Kernel:
 def cached() -> list[Kernel]:
     """Kernels in the cache, oldest release first."""
     paths = [path for path in cache_directory("kernels").iterdir() if not path.name.startswith(".")]
-    return [Kernel(path) for path in sorted(paths, key=lambda path: _order(path.name))]
+    return [Kernel(path) for path in sorted(paths, key=lambda path: order(path.name))]
 
 
 def available() -> dict[str, list[str]]:
@@ -72,7 +72,7 @@ def available() -> dict[str, list[str]]:
         if match:
             found.setdefault(match[2], {})[match[1]] = name
     releases: dict[str, list[str]] = {}
-    for release in sorted(found, key=_order):
+    for release in sorted(found, key=order):
         parts = found[release]
         # From 6.19 on linux-image is a metapackage, from 7.2 on modules and metadata are apart as well.
         if "binary" in parts:
@@ -87,8 +87,8 @@ def fetch(wanted: str) -> Kernel:
     kernels = available()
     matching = list(kernels) if wanted == "newest" else [name for name in kernels if _matches(name, wanted)]
     if not matching:
-        series = sorted({_series(name) for name in kernels}, key=_order)
-        raise MachineError(f"no kernel {wanted} in {', '.join(SUITES)}: there are {', '.join(series)}")
+        known = sorted({series(name) for name in kernels}, key=order)
+        raise MachineError(f"no kernel {wanted} in {', '.join(SUITES)}: there are {', '.join(known)}")
     release = matching[-1]
     target = cache_directory("kernels") / release
     with lock(f"kernel-{release}"):
@@ -114,25 +114,30 @@ def _unpack(packages: list[str], release: str, scratch: Path) -> Path:
         _run(["dpkg-deb", "-x", str(package), str(tree)])
     images = [*tree.glob("boot/vmlinuz-*"), *tree.glob("usr/lib/modules/*/vmlinuz")]
     modules = [*tree.glob("lib/modules/*"), *tree.glob("usr/lib/modules/*")]
-    if not images or not modules:
+    if not images:
         raise MachineError(f"no vmlinuz in {', '.join(packages)}: has Debian moved it?")
     keep = scratch / release
     keep.mkdir()
     images[0].rename(keep / "vmlinuz")
-    modules[0].rename(keep / "modules")
+    if modules:
+        modules[0].rename(keep / "modules")
+    else:  # 6.19 to 7.1: superseded, only the signed binary is still in the archive
+        (keep / "modules").mkdir()
     return keep
 
 
 def _matches(release: str, wanted: str) -> bool:
-    return release == wanted or _series(release) == wanted
+    return release == wanted or series(release) == wanted
 
 
-def _series(release: str) -> str:
+def series(release: str) -> str:
+    """6.1.0-56-cloud-amd64 → 6.1"""
     return ".".join(release.split("-")[0].split(".")[:2])
 
 
-def _order(release: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", release)]
+def order(release: str) -> list[int]:
+    """A sort key: 6.1.0-9 comes before 6.1.0-56."""
+    return [int(number) for number in re.findall(r"\d+", release.replace(FLAVOUR, ""))]
 
 
 def _update() -> None:

@@ -24,6 +24,8 @@ def closure(tree: Path, names: Iterable[str]) -> list[tuple[str, bytes]]:
     if not wanted:
         return []
     files = {_canonical(SUFFIX.sub("", path.name)): path for path in tree.rglob("*.ko*")}
+    if not files:
+        raise MachineError(f"the archive no longer has the modules of kernel {tree.parent.name}")
     builtin = set(_builtin(tree))
     order: dict[str, tuple[str, bytes]] = {}
 
