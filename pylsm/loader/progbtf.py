@@ -128,19 +128,17 @@ def _functions(program: Program, writer: BtfWriter) -> bytes:
     """struct bpf_func_info of each function: the slot it starts at, its type.
 
     All are static: a global one would be verified on its own, with nothing known of its arguments, and could not be
-    a callback.
+    a callback. The entry is described without its argument, since 5.10 and 6.1 begin their logs with a complaint
+    about any type of context that they do not know.
     """
     number = writer.int_("int", 4, signed=True)
     word = writer.int_("unsigned long long", 8)
-    context = writer.ptr(0)
     used: set[str] = set()
     out = []
     starts = _starts(program)
     for index, function in enumerate(program.functions or (Function(program.name, 0, 1),)):
-        if index == 0:
-            arguments = [("ctx", context)]
-        else:
-            arguments = [(f"r{register}", word) for register in range(1, function.arguments + 1)]
+        count = function.arguments if index else 0
+        arguments = [(f"r{register}", word) for register in range(1, count + 1)]
         name = _identifier(function.name, used)
         out.append(pack("=II", starts[function.start], writer.func(name, writer.func_proto(number, arguments))))
     return b"".join(out)
