@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pylsm
 from pylsm.cli.status import REFUSED, USAGE, complain
@@ -36,17 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    from pylsm.cli import attach, run
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line, with the next step; the full usage is for --help."""
 
-    parser = argparse.ArgumentParser(
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from pylsm.cli import attach, check, run
+
+    parser = _Parser(
         prog="pylsm",
         description="Show every outbound connection attempt and every file that a process family opens, from the "
         "kernel's own LSM hooks. Observe-only: nothing is ever denied.",
         epilog="Each command has its own --help. Most need root.",
     )
     parser.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
-    commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", title="commands")
-    run.add_parser(commands)
-    attach.add_parser(commands)
+    commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", title="commands", parser_class=_Parser)
+    for module in (run, attach, check):
+        module.add_parser(commands)
     return parser

@@ -19,7 +19,7 @@ __all__ = ["BLIND_SPOTS", "sys_enter", "sys_exit"]
 BLIND_SPOTS: Final = (
     "io_uring opens and connects",
     "32-bit system calls",
-    "files that execve and the dynamic loader's execve open inside the kernel",
+    "files that execve itself opens (the program and its interpreter)",
     "an address changed by another thread while connect reads it, or on a page not yet in memory",
 )
 
