@@ -246,7 +246,7 @@ class Machine:
             r[0] = int.from_bytes(self._packet[at : at + size], "big")
         elif cls == 1 and mode == 0x60:
             r[dst] = self.read(r[src] + off, size)
-        elif cls == 1 and mode == 0x80:
+        elif cls == 1 and mode == 0x80 and size < 8:
             r[dst] = _signed(self.read(r[src] + off, size), size * 8) & _M64
         elif cls == 2 and mode == 0x60:
             self.write(r[dst] + off, size, imm)
