@@ -22,6 +22,7 @@ from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
 from pylsm.audit.targets import NoSuchProcess, descendants
 from pylsm.errors import PylsmError
 from pylsm.loader import BpfError, Map, Object, RingBuffer, VerifierError
+from pylsm.loader.rcu import synchronize
 
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 
@@ -295,6 +296,7 @@ class Audit:
         """Detach the programs and return the events that were still in the ring; `counts` are final then."""
         for name in list(self._object.links):
             self._object.links.pop(name).close()
+        synchronize()
         return self._drain()
 
     def close(self) -> None:

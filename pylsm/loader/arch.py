@@ -19,25 +19,26 @@ class SystemCalls(NamedTuple):
 
     bpf: int
     perf_event_open: int
+    membarrier: int
 
 
-_GENERIC = SystemCalls(bpf=280, perf_event_open=241)
+_GENERIC = SystemCalls(bpf=280, perf_event_open=241, membarrier=283)
 
 #: uname(2) machine, and the pointer width of this Python → numbers.
 _TABLE = {
-    ("x86_64", 64): SystemCalls(bpf=321, perf_event_open=298),
+    ("x86_64", 64): SystemCalls(bpf=321, perf_event_open=298, membarrier=324),
     ("aarch64", 64): _GENERIC,
     ("riscv64", 64): _GENERIC,
     ("loongarch64", 64): _GENERIC,
-    ("ppc64le", 64): SystemCalls(bpf=361, perf_event_open=319),
-    ("ppc64", 64): SystemCalls(bpf=361, perf_event_open=319),
-    ("s390x", 64): SystemCalls(bpf=351, perf_event_open=331),
+    ("ppc64le", 64): SystemCalls(bpf=361, perf_event_open=319, membarrier=365),
+    ("ppc64", 64): SystemCalls(bpf=361, perf_event_open=319, membarrier=365),
+    ("s390x", 64): SystemCalls(bpf=351, perf_event_open=331, membarrier=356),
     # A 32-bit Python sees its own numbers, also under a 64-bit kernel.
-    ("x86_64", 32): SystemCalls(bpf=357, perf_event_open=336),
-    ("i686", 32): SystemCalls(bpf=357, perf_event_open=336),
-    ("armv7l", 32): SystemCalls(bpf=386, perf_event_open=364),
-    ("aarch64", 32): SystemCalls(bpf=386, perf_event_open=364),
-    ("armv8l", 32): SystemCalls(bpf=386, perf_event_open=364),
+    ("x86_64", 32): SystemCalls(bpf=357, perf_event_open=336, membarrier=375),
+    ("i686", 32): SystemCalls(bpf=357, perf_event_open=336, membarrier=375),
+    ("armv7l", 32): SystemCalls(bpf=386, perf_event_open=364, membarrier=389),
+    ("aarch64", 32): SystemCalls(bpf=386, perf_event_open=364, membarrier=389),
+    ("armv8l", 32): SystemCalls(bpf=386, perf_event_open=364, membarrier=389),
 }
 
 
