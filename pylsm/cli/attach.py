@@ -10,7 +10,17 @@ from contextlib import ExitStack
 from pylsm.audit import targets
 from pylsm.audit.session import Audit
 from pylsm.cli.follow import Follower
-from pylsm.cli.options import SkipAudit, add_audit_options, announce, last_words, open_audit, pid, renderer, user
+from pylsm.cli.options import (
+    HelpFormatter,
+    SkipAudit,
+    add_audit_options,
+    announce,
+    last_words,
+    open_audit,
+    pid,
+    renderer,
+    user,
+)
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink
 from pylsm.cli.status import say
@@ -30,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  pylsm attach -p 4321\n"
         "  pylsm attach --comm nginx --format json -o events.jsonl\n"
         "  pylsm attach -p 4321 --stats 10 --timestamps",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     who = parser.add_argument_group("processes (at least one)")
     who.add_argument(

@@ -6,6 +6,7 @@ import argparse
 import functools
 import mmap
 import pwd
+import textwrap
 from collections.abc import Callable
 
 from pylsm.audit.events import Event
@@ -13,9 +14,27 @@ from pylsm.audit.session import Audit, UnavailableError
 from pylsm.cli.follow import describe
 from pylsm.cli.status import say
 
-__all__ = ["SkipAudit", "add_audit_options", "announce", "last_words", "open_audit", "pid", "renderer", "user"]
+__all__ = [
+    "HelpFormatter",
+    "SkipAudit",
+    "add_audit_options",
+    "announce",
+    "last_words",
+    "open_audit",
+    "pid",
+    "renderer",
+    "user",
+]
 
 _SUFFIXES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps each line of a description or an epilog by itself, but leaves indented lines (examples) as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(line if line[:1] in ("", " ") else textwrap.fill(line, width) for line in lines)
 
 
 class SkipAudit(Exception):

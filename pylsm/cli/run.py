@@ -15,7 +15,7 @@ from typing import NoReturn
 from pylsm.audit.pidns import to_initial
 from pylsm.audit.session import Audit
 from pylsm.cli.follow import Follower
-from pylsm.cli.options import SkipAudit, add_audit_options, announce, last_words, open_audit, renderer
+from pylsm.cli.options import HelpFormatter, SkipAudit, add_audit_options, announce, last_words, open_audit, renderer
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink, SinkError
 from pylsm.cli.status import CANNOT_EXECUTE, NOT_FOUND, REFUSED, complain, say
@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "examples:\n"
         "  pylsm run -- curl -s https://example.org\n"
         "  pylsm run --format json -o events.jsonl -- make test",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add_audit_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help=argparse.SUPPRESS)
