@@ -1,0 +1,108 @@
+"""The kernel side as plain data: its size, its single exit, and that making it needs no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pylsm.asm import Program
+from pylsm.audit.programs import family, syscalls
+from pylsm.audit.programs.file_open import file_open
+from pylsm.audit.programs.socket_connect import socket_connect
+from pylsm.audit.programs.task_iter import pid_table
+
+# RFC 9669: opcodes, and instruction classes (the low three bits)
+CALL, EXIT, JEQ_IMM = 0x85, 0x95, 0x15
+LDX_DW, MOV_IMM, MOV_REGISTER = 0x79, 0xB7, 0xBF
+WRITE_A_REGISTER = (0, 1, 4, 7)  # LD, LDX, ALU, ALU64
+JUMPS = (5, 6)
+
+# Slots of 8 bytes. Every process on the machine pays for the first of them and every traced one for the rest, so a
+# larger number needs a reason: give it in the commit that changes the number.
+BUDGET: dict[str, tuple[Callable[[], Program], int]] = {
+    "socket_connect": (socket_connect, 77),
+    "file_open, d_path": (file_open, 133),
+    "file_open, walk, 5.10": (lambda: file_open("walk", typed_task=False, atomics=False), 286),
+    "sched_process_fork": (family.sched_process_fork, 45),
+    "sched_process_exit": (family.sched_process_exit, 32),
+    "sys_enter": (syscalls.sys_enter, 111),
+    "sys_exit": (syscalls.sys_exit, 392),
+}
+
+
+@pytest.mark.parametrize("name", BUDGET)
+def test_budget(name: str) -> None:
+    make, slots = BUDGET[name]
+    assert make().slots == slots
+
+
+def test_an_untraced_process_leaves_after_one_lookup() -> None:
+    """The way to the first conditional jump is what every process on the machine pays."""
+    for program in (socket_connect(), file_open()):
+        calls = []
+        for instruction in program.instructions:
+            if instruction.opcode == JEQ_IMM:
+                break
+            if instruction.opcode == CALL:
+                calls.append(instruction.imm)
+        assert calls == [14, 1]  # get_current_pid_tgid, map_lookup_elem
+
+
+@pytest.mark.parametrize(
+    ("program", "slot"),
+    [
+        (socket_connect(), 3),
+        (file_open(), 1),
+        (file_open("walk", typed_task=False, atomics=False), 1),
+        (file_open("basename"), 1),
+    ],
+    ids=["socket_connect", "d_path", "walk", "basename"],
+)
+def test_the_only_exit_returns_the_verdict_as_it_came(program: Program, slot: int) -> None:
+    code = program.instructions
+    assert [i for i, instruction in enumerate(code) if instruction.opcode == EXIT] == [len(code) - 1]
+    verdict = code[-2]
+    assert (verdict.opcode, verdict.dst, verdict.src, verdict.off) == (LDX_DW, 0, 6, 8 * slot)
+    # r6 is the context from the first instruction to the last.
+    assert (code[0].opcode, code[0].dst, code[0].src) == (MOV_REGISTER, 6, 1)
+    writers = [i for i in code[1:] if i.opcode & 7 in WRITE_A_REGISTER and i.dst == 6]
+    assert writers == []
+    # The jump to the exit cannot pass the verdict: nothing jumps to the last instruction itself.
+    starts = [program.slot_of(i) for i in range(len(code))]
+    targets = {
+        starts[i] + 1 + instruction.off
+        for i, instruction in enumerate(code)
+        if instruction.opcode & 7 in JUMPS and instruction.opcode not in (EXIT, CALL)
+    }
+    assert starts[-1] not in targets
+
+
+@pytest.mark.parametrize(
+    "program",
+    [syscalls.sys_enter(), syscalls.sys_exit(), family.sched_process_fork(), family.sched_process_exit(), pid_table(1)],
+    ids=lambda program: str(program.name),
+)
+def test_programs_without_a_verdict_return_zero(program: Program) -> None:
+    code = program.instructions
+    for index, instruction in enumerate(code):
+        if instruction.opcode == EXIT:
+            before = code[index - 1]
+            assert (before.opcode, before.dst, before.imm) == (MOV_IMM, 0, 0)
+
+
+def test_the_same_program_each_time() -> None:
+    assert file_open().instructions == file_open().instructions
+    assert file_open().encode() == file_open().encode()
+
+
+def test_hooks_and_maps() -> None:
+    assert (socket_connect().section, file_open().section) == ("lsm/socket_connect", "lsm/file_open")
+    assert {spec.name for spec in socket_connect().maps} == {"traced_processes", "pylsm_ring", "pylsm_counts"}
+    assert {spec.name for spec in file_open().maps} == {
+        "traced_processes",
+        "pylsm_ring",
+        "pylsm_counts",
+        "pylsm_seen",
+        "pylsm_scratch",
+    }

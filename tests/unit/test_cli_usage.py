@@ -1,0 +1,78 @@
+"""The command line without privilege: help, and usage errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pylsm
+from pylsm.cli import main
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pylsm", *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("attach",), ("check",)], ids=" ".join)
+def test_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: pylsm {' '.join(command)}".rstrip())
+    assert max(map(len, result.stdout.splitlines())) <= 120
+    for option in {"run": ["CMD"], "attach": ["--pid", "--comm", "--uid"]}.get("".join(command), []):
+        assert option in result.stdout
+    if not command:
+        for name in ("run", "attach", "check"):
+            assert f"\n    {name} " in result.stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"pylsm {pylsm.__version__}\n"
+
+
+def test_nothing_to_do_is_wrong_usage(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: pylsm" in capfd.readouterr().err
+
+
+PIDS = ("0", "-1", "-5", "abc", "", "1.5", "0x10", " 7", "+7", "1e3", "99999999999", "²")
+RINGS = ("0", "1", "4095", "5000", "12288", "3M", "-4096", "4G", "x", "", "4096.0", "K", "2048", "4 K")
+USAGE = [
+    *((("attach", f"--pid={pid}"), "is not a pid") for pid in PIDS),
+    *((("run", f"--ring-size={size}", "true"), "is not a ring size: a power of two from 4096") for size in RINGS),
+    *((("run", f"--family-size={n}", "true"), "is not a positive number") for n in ("0", "-1", "x", "")),
+    *((("run", f"--stats={n}", "true"), "is not a number of seconds above 0") for n in ("0", "-1", "x", "nan", "inf")),
+    (("attach", "--uid", "no-such-user"), "neither a uid nor the name of a user"),
+    (("attach", "--uid", "-1"), "--uid"),
+    (("attach",), "name the processes with -p, --comm or --uid"),
+    (("run",), "CMD is missing"),
+    (("run", "--"), "CMD is missing"),
+    (("run", "--", ""), "CMD is missing"),
+    (("run", "--format", "xml", "true"), "invalid choice: 'xml'"),
+    (("run", "--source", "magic", "true"), "invalid choice: 'magic'"),
+    (("run", "--if-unavailable", "maybe", "true"), "invalid choice: 'maybe'"),
+    (("run", "--no-such-option", "true"), "unrecognized arguments"),
+    (("frobnicate",), "invalid choice: 'frobnicate'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "why"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
+def test_wrong_usage_is_2_and_one_line_says_why(
+    arguments: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert why in err.splitlines()[-1]
+
+
+def test_options_of_the_command_are_its_own() -> None:
+    """What follows CMD is CMD's, also when it looks like an option of ours."""
+    from pylsm.cli import _parser
+
+    assert _parser().parse_args(["run", "ls", "--format", "x", "-q"]).command == ["ls", "--format", "x", "-q"]
+    assert _parser().parse_args(["run", "-q", "--", "ls", "--", "-o"]).command[-3:] == ["ls", "--", "-o"]

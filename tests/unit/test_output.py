@@ -1,0 +1,182 @@
+"""Lines: the shapes promised, and what a hostile name can do to them: nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import socket
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pylsm.audit.events import Connect, Event, FileOpen
+from pylsm.output import jsonl, text
+from pylsm.output.escape import escape
+
+V6 = socket.inet_pton(socket.AF_INET6, "2606:2800::1")
+CURL = Connect(4321, 4322, 0, 0, b"curl", 1_700_000_000_123_456_789, socket.AF_INET, b"\x5d\xb8\xd8\x22", 443, False)
+CAT = FileOpen(4321, 4321, 0, 0, b"cat", 1_700_000_000_000_000_007, b"/etc/passwd", 0, 1, (8, 1), 42, False, False)
+
+#: Names that have fooled logs and terminals.
+HOSTILE = (
+    b"/tmp/a\n[LSM] open pid=1 comm=sh mode=r path=/etc/hostname",
+    b"/tmp/\x1b[1A\x1b[2K",
+    b"/tmp/\x1b]0;title\x07",
+    b"/tmp/\r/etc/motd",
+    b"/tmp/\xc2\x9b2J",  # the C1 form of ESC [
+    "/tmp/\u202egnp.exe".encode(),
+    "/tmp/\u2066x\u2069\u200b\ufeff".encode(),
+    "/tmp/\u2028\u2029\u0085".encode(),
+    b"/tmp/\xff\xfe\xed\xa0\x80",
+    b"/tmp/\\x0a\\\\",
+    "/tmp/\U000e0041\ue000".encode(),
+    b"/tmp/\x00" + b"\x7f",
+    bytes(range(1, 256)),
+)
+
+
+def unescape(line: str) -> bytes:
+    """The inverse of `escape`, for any value of its argument ``spaces``."""
+    parts = re.findall(r"\\\\|\\x[0-9a-f]{2}|[^\\]", line)
+    assert "".join(parts) == line
+    return b"".join(
+        b"\\" if p == "\\\\" else bytes([int(p[2:], 16)]) if len(p) == 4 and p[0] == "\\" else p.encode() for p in parts
+    )
+
+
+hostile_bytes = st.one_of(
+    st.binary(),
+    st.text().map(lambda s: s.encode("utf-8", "surrogatepass")),
+    st.sampled_from(HOSTILE),
+    st.text(alphabet=" \\x0a\n=pidcom\x1b\u202e").map(str.encode),
+)
+
+
+@given(raw=hostile_bytes, spaces=st.booleans())
+@example(b"\\x0a", False)
+@example(b" ", True)
+def test_escaping_hides_nothing_and_lets_nothing_through(raw: bytes, spaces: bool) -> None:
+    shown = escape(raw, spaces=spaces)
+    assert unescape(shown) == raw
+    for character in shown:
+        assert unicodedata.category(character)[0] not in "C", repr(character)
+        assert character == " " or unicodedata.category(character)[0] != "Z", repr(character)
+    assert shown.isprintable()
+    assert not (spaces and " " in shown)
+
+
+def test_ordinary_names_stay_as_they_are() -> None:
+    for name in ("/etc/passwd", "/home/jürgen/日本語 file (1).txt", "/a=b,c;d'\"$`"):
+        assert escape(name.encode()) == name
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (CURL, "[LSM] connect pid=4321 comm=curl dst=93.184.216.34:443"),
+        (
+            dataclasses.replace(CURL, family=socket.AF_INET6, address=V6),
+            "[LSM] connect pid=4321 comm=curl dst=[2606:2800::1]:443",
+        ),
+        (
+            dataclasses.replace(CURL, family=socket.AF_INET6, mapped=True),
+            "[LSM] connect pid=4321 comm=curl dst=93.184.216.34:443 flags=v4mapped",
+        ),
+        (CAT, "[LSM] open pid=4321 comm=cat mode=r path=/etc/passwd"),
+        (dataclasses.replace(CAT, granted=2), "[LSM] open pid=4321 comm=cat mode=w path=/etc/passwd"),
+        (dataclasses.replace(CAT, granted=3), "[LSM] open pid=4321 comm=cat mode=rw path=/etc/passwd"),
+        (
+            dataclasses.replace(CAT, basename=True, path=b"passwd"),
+            "[LSM] open pid=4321 comm=cat mode=r flags=basename path=passwd",
+        ),
+        (
+            dataclasses.replace(CAT, truncated=True, path=b"/b/c d"),
+            "[LSM] open pid=4321 comm=cat mode=r flags=truncated path=/b/c d",
+        ),
+    ],
+)
+def test_text_lines_exactly(event: Event, line: str) -> None:
+    assert text.render(event) == line
+
+
+def test_a_time_stamp_only_when_asked_for() -> None:
+    assert text.render(CURL, timestamps=True) == f"2023-11-14T22:13:20.123456789Z {text.render(CURL)}"
+    assert text.render(CAT, timestamps=True).startswith("2023-11-14T22:13:20.000000007Z [LSM] open ")
+
+
+FIELDS = re.compile(
+    r"\[LSM\] (?:open pid=(\d+) comm=(\S*) mode=(r|w|rw|-) (?:flags=(?:basename|truncated) )?path=(.*)"
+    r"|connect pid=(\d+) comm=(\S*) dst=(\S+)(?: flags=v4mapped)?)",
+    re.DOTALL,
+)
+
+
+@given(comm=hostile_bytes, path=hostile_bytes, basename=st.booleans())
+@example(b"a mode=r path=/x", b"/y", False)
+@example(b"", b"", False)
+def test_no_name_can_fake_a_field_or_a_line(comm: bytes, path: bytes, basename: bool) -> None:
+    """Whatever comm and path are, they come back from exactly the fields they belong to."""
+    line = text.render(dataclasses.replace(CAT, comm=comm, path=path, basename=basename))
+    assert len(line.splitlines()) == 1
+    found = FIELDS.fullmatch(line)
+    assert found
+    assert found[1] == "4321"
+    assert unescape(found[2]) == comm
+    assert found[3] == "r"
+    assert unescape(found[4]) == path
+
+    found = FIELDS.fullmatch(text.render(dataclasses.replace(CURL, comm=comm)))
+    assert found
+    assert unescape(found[6]) == comm
+    assert found[7] == "93.184.216.34:443"
+
+
+def original(value: dict[str, Any], name: str) -> bytes:
+    return bytes.fromhex(value[name + "_hex"]) if name + "_hex" in value else value[name].encode()
+
+
+@given(comm=hostile_bytes, path=hostile_bytes)
+def test_json_is_one_ascii_line_that_keeps_every_byte(comm: bytes, path: bytes) -> None:
+    line = jsonl.render(dataclasses.replace(CAT, comm=comm, path=path))
+    assert re.fullmatch(r"[\x20-\x7e]+", line)
+    value = json.loads(line)
+    assert original(value, "comm") == comm
+    assert original(value, "path") == path
+    assert json.loads(io.StringIO(line + "\n").readline()) == value
+
+
+def test_json_fields() -> None:
+    assert json.loads(jsonl.render(CURL)) == {
+        "event": "connect",
+        "time_ns": 1_700_000_000_123_456_789,
+        "pid": 4321,
+        "tid": 4322,
+        "uid": 0,
+        "gid": 0,
+        "comm": "curl",
+        "dst_ip": "93.184.216.34",
+        "dport": 443,
+        "family": "ipv4",
+        "v4mapped": False,
+    }
+    assert json.loads(jsonl.render(CAT)) == {
+        "event": "open",
+        "time_ns": 1_700_000_000_000_000_007,
+        "pid": 4321,
+        "tid": 4321,
+        "uid": 0,
+        "gid": 0,
+        "comm": "cat",
+        "path": "/etc/passwd",
+        "mode": "r",
+        "open_flags": 0,
+        "device": "8:1",
+        "inode": 42,
+        "basename": False,
+        "truncated": False,
+    }

@@ -1,0 +1,113 @@
+"""Pids as the user sees them, against real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pylsm.audit import targets
+from pylsm.audit.targets import NoSuchProcess
+
+# A child and a grandchild that wait for the end of their standard input; the grandchild's pid is printed.
+FAMILY = """
+import os, sys
+pid = os.fork()
+if pid:
+    with open("/proc/self/comm", "w") as comm:
+        comm.write("a-name-too-long-for-comm")
+    print(pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def family() -> Iterator[tuple[int, int]]:
+    process = subprocess.Popen([sys.executable, "-c", FAMILY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    yield process.pid, int(process.stdout.readline())
+    process.communicate()
+
+
+def test_a_process_by_its_pid() -> None:
+    me = targets.resolve(os.getpid())
+    assert (me.pid, me.parent, me.uid) == (os.getpid(), os.getppid(), os.getuid())
+    assert me.namespace_pids[0] == os.getpid()
+    with open("/proc/self/comm", "rb") as file:
+        assert me.comm == file.read()[:-1]
+
+
+def test_a_thread_stands_for_its_process() -> None:
+    ids: list[int] = []
+    release = threading.Event()
+
+    def thread() -> None:
+        ids.append(threading.get_native_id())
+        started.set()
+        release.wait()
+
+    started = threading.Event()
+    worker = threading.Thread(target=thread)
+    worker.start()
+    started.wait()
+    try:
+        assert ids[0] != os.getpid()
+        assert targets.resolve(ids[0]).pid == os.getpid()
+    finally:
+        release.set()
+        worker.join()
+
+
+def test_descendants_are_children_of_children_too(family: tuple[int, int]) -> None:
+    child, grandchild = family
+    assert {child, grandchild} <= targets.descendants([os.getpid()])
+    assert targets.descendants([child]) == {child, grandchild}
+    assert targets.descendants([grandchild]) == {grandchild}
+
+
+@pytest.mark.parametrize("name", [b"plain", b"with space", b"a\nState:\tZ", b"back\\slash", b"\xff\x1b[", b"PPid:\t1"])
+def test_names_that_processes_give_themselves(name: bytes) -> None:
+    """/proc/PID/status holds them in the middle of the other fields."""
+    with open("/proc/self/comm", "rb") as file:
+        before = file.read()[:-1]
+    try:
+        with open("/proc/self/comm", "wb") as file:
+            file.write(name)
+        me = targets.resolve(os.getpid())
+        assert (me.comm, me.pid, me.parent) == (name, os.getpid(), os.getppid())
+    finally:
+        with open("/proc/self/comm", "wb") as file:
+            file.write(before)
+
+
+def test_find_by_name_and_user(family: tuple[int, int]) -> None:
+    child, grandchild = family
+    found = {process.pid for process in targets.find(comm="a-name-too-long-for-comm")}
+    assert found == {child}
+    assert {p.pid for p in targets.find(comm="a-name-too-long", uid=os.getuid())} == {child}
+    assert targets.find(comm="a-name-too-long", uid=os.getuid() + 1) == []
+    mine = {p.pid for p in targets.find(uid=os.getuid())}
+    assert grandchild in mine
+    assert os.getpid() not in mine
+
+
+def test_nobody_has_this_pid() -> None:
+    with open("/proc/sys/kernel/pid_max") as file:
+        nobody = int(file.read()) + 1
+    with pytest.raises(NoSuchProcess, match=f"no process has pid {nobody}") as caught:
+        targets.resolve(nobody)
+    assert caught.value.hint
+
+
+def test_a_zombie_is_nobody() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        with pytest.raises(NoSuchProcess):
+            targets.resolve(process.pid)
+    finally:
+        process.wait()
