@@ -46,7 +46,7 @@ from pylsm.asm.references import (
     Reference,
     TypeRef,
 )
-from pylsm.asm.typed import Field, Typed
+from pylsm.asm.typed import Field, Typed, bits_of
 
 if TYPE_CHECKING:
     from pylsm.btf import Btf
@@ -387,12 +387,16 @@ class Asm:
             mode = op.MEMSX
         self.emit(op.LDX | mode | op.SIZE_OF_BYTES[mem.size], dst, mem.base, mem.off, reference=mem.reference)
 
-    def load(self, dst: Register, field: Field) -> Typed | None:
+    def load(self, dst: Register, field: Field, *, signed: bool = False) -> Typed | None:
         """Load a typed field, one ``ldx`` per pointer crossed, all through ``dst``.
+
+        A bit field takes two more instructions: ``lsh`` and ``rsh`` cut it out of the load around it.
 
         Args:
             dst: the destination and only scratch register.
             field: for example ``file.f_inode.i_sb.s_dev`` (three instructions).
+            signed: keep the sign of a field declared signed: by a sign-extending load (cpu v4), or by ``lsh`` and
+                ``arsh`` behind the load below v4 and for bit fields. Otherwise, zeros are above the field.
 
         Returns:
             ``dst`` as a typed pointer when the field points to a struct, else None.
@@ -401,9 +405,24 @@ class Asm:
         for reference, member in field._arrows:
             self.emit(op.LDX | op.MEM | op.DW, dst, base, member.offset, reference=reference)
             base = dst
-        self.ldx(dst, field._mem(base))
+        member = field._found
+        extend = signed and member.signed and (member.is_bitfield or member.size < 8)
+        if member.is_bitfield or (extend and _LEVELS[self._cpu] < 4):
+            self._load_bits(dst, base, field, extend)
+            return None
+        mem = field._mem(base)
+        mem.signed = extend
+        self.ldx(dst, mem)
         pointee = field._pointee()
         return Typed(dst, pointee, field._types) if pointee is not None else None
+
+    def _load_bits(self, dst: Register, base: Register, field: Field, extend: bool) -> None:
+        bits = bits_of(field._found)
+        width = op.SIZE_OF_BYTES[bits.size]
+        self.emit(op.LDX | op.MEM | width, dst, base, bits.offset, reference=field._bits("load"))
+        self.emit(op.ALU64 | op.LSH, dst, imm=bits.lshift, reference=field._bits("lshift"))
+        shift = op.ARSH if extend else op.RSH
+        self.emit(op.ALU64 | shift, dst, imm=bits.rshift, reference=field._bits("rshift"))
 
     def probe_load(self, dst: Register, field: Field, slot: View) -> Typed | None:
         """`load` through ``bpf_probe_read_kernel``, for pointers the verifier does not trust.
@@ -413,10 +432,12 @@ class Asm:
 
         Args:
             dst: the destination; r1-r5 are clobbered by the calls, so a pointer to be kept belongs in r6-r9.
-            field: as in `load`; its register must not be r1 or r2.
+            field: as in `load`, but no bit field.
             slot: at least 8 bytes of stack.
         """
         base = field._register
+        if len(slot) < 8:
+            raise OperandError(f"{slot!r} is shorter than 8 bytes", line=caller_line())
         for reference, member in (*field._arrows, (field._reference, field._found)):
             size = field._mem(base).size if member is field._found else 8
             self.address(_REGISTERS[3], Address(base, member.offset, reference))

@@ -12,7 +12,8 @@ Lines of a verifier log can be pasted as they are: ``12: (b7) r0 = 0 ; R0_w=0``.
 ``.map NAME TYPE key=N …``     a map: ``key= value= max_entries= flags=``
 ``.insn OP DST SRC OFF IMM``   an instruction by its fields
 ``{file.f_inode}``             a number the loader fills in: the offset of a field; also ``{size …}``,
-                               ``{exists …}``, ``{type id|size|exists NAME}``, ``{enum TYPE.NAME}``
+                               ``{exists …}``, ``{type id|size|exists NAME}``, ``{enum TYPE.NAME}``,
+                               and ``{load …}``, ``{lshift …}``, ``{rshift …}`` for bit fields
 =============================  =====================================================================
 
 In ``if r1 == 0xffffffff`` the hexadecimal constant is the 32 bits of the immediate, as the kernel prints it; a 64-bit
@@ -49,6 +50,7 @@ from pylsm.asm.instruction import Instruction
 from pylsm.asm.maps import MapSpec, MapType
 from pylsm.asm.program import Function, Program
 from pylsm.asm.references import (
+    BitsRef,
     EnumRef,
     FieldRef,
     FunctionRef,
@@ -572,11 +574,12 @@ def _brace(line: _Line) -> Reference:
     if len(words) == 2 and words[0] == "enum" and "." in words[1]:
         enum, _, value = words[1].rpartition(".")
         return EnumRef(enum, value)
-    what = words.pop(0) if words and words[0] in ("size", "exists") else "offset"
+    cutting = words and words[0] in ("load", "lshift", "rshift")
+    what = words.pop(0) if words and (cutting or words[0] in ("size", "exists")) else "offset"
     places = [place.strip() for place in " ".join(words).split("|")]
     if all(re.fullmatch(r"(?:union )?\w+\.[\w.\[\]]+", place) for place in places):
         (struct, path), *others = ((p[: p.index(".")], p[p.index(".") + 1 :]) for p in places)
-        return FieldRef(struct, path, what, tuple(others))
+        return BitsRef(struct, path, what, tuple(others)) if cutting else FieldRef(struct, path, what, tuple(others))
     return line.fail("{type.field}, {size …}, {exists …}, {type id|size|exists NAME} or {enum TYPE.NAME}", back=1)
 
 

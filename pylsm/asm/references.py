@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Union
 
 __all__ = [
+    "BitsRef",
     "EnumRef",
     "FieldRef",
     "FunctionRef",
@@ -45,6 +46,20 @@ class FieldRef(NamedTuple):
     alternatives: tuple[tuple[str, str], ...] = ()
 
 
+class BitsRef(NamedTuple):
+    """How a bit field, or a number whose sign counts, is cut out of the load around it: load, shift left, shift right.
+
+    ``what`` is "load" (offset and width of an ``ldx``), "lshift" (bits that move the field to the top of the register)
+    or "rshift" (bits that move it to the bottom); `pylsm.asm.typed.fill_bits` works them out from the field's place.
+    The other attributes are as in `FieldRef`.
+    """
+
+    struct: str
+    path: str
+    what: str
+    alternatives: tuple[tuple[str, str], ...] = ()
+
+
 class TypeRef(NamedTuple):
     """A property of a kernel type: ``what`` is "id", "size" (bytes) or "exists" (0 or 1)."""
 
@@ -77,4 +92,4 @@ class FunctionRef(NamedTuple):
     name: str
 
 
-Reference = Union[MapRef, MapValueRef, FieldRef, TypeRef, EnumRef, KfuncRef, KsymRef, FunctionRef]
+Reference = Union[MapRef, MapValueRef, FieldRef, BitsRef, TypeRef, EnumRef, KfuncRef, KsymRef, FunctionRef]
