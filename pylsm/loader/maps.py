@@ -31,6 +31,8 @@ _PER_CPU = frozenset(
 _RINGS = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
 #: Maps of objects that keep data beside themselves; the kernel wants BTF for their key and value.
 _STORAGES = frozenset({MapType.SK_STORAGE, MapType.INODE_STORAGE, MapType.TASK_STORAGE, MapType.CGRP_STORAGE})
+#: Maps that grow with what they belong to: the kernel wants no number of entries.
+_UNCOUNTED = _STORAGES | {MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE}
 
 _WORDS = {
     MapType.HASH: "a hash map",
@@ -440,7 +442,7 @@ def _check_sizes(spec: MapSpec) -> None:
         raise SpecError(f"map {spec.name!r}: {spec.max_entries} entries do not fit 32 bits")
     if spec.type in _ARRAYS and spec.key_size != 4:
         raise SpecError(f"array {spec.name!r} needs 4-byte keys, not {spec.key_size}-byte ones")
-    if spec.type in _STORAGES:
+    if spec.type in _UNCOUNTED:
         if spec.max_entries:
             raise SpecError(f"storage {spec.name!r} has no max_entries; {spec.max_entries} was given")
     elif not spec.max_entries and spec.type != MapType.ARENA:

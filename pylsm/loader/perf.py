@@ -16,7 +16,7 @@ from pylsm.loader.link import Link
 from pylsm.loader.program import LoadedProgram
 from pylsm.loader.sections import AttachType
 
-__all__ = ["PerfEventAttr", "attach_kprobe", "attach_tracepoint"]
+__all__ = ["PerfEventAttr", "attach_kprobe", "attach_tracepoint", "tracefs"]
 
 PERF_TYPE_TRACEPOINT = 2
 PERF_FLAG_FD_CLOEXEC = 1 << 3
@@ -90,7 +90,7 @@ def attach_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
     """
     section = program.section
     assert section is not None
-    root = next((root for root in _TRACEFS if os.path.isdir(f"{root}/events")), None)
+    root = tracefs()
     if root is None:
         raise BpfError(
             f"cannot attach {program.label}: tracefs is not mounted",
@@ -106,6 +106,11 @@ def attach_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
         ) from error
     attr = PerfEventAttr(type=PERF_TYPE_TRACEPOINT, size=ctypes.sizeof(PerfEventAttr), config=config, sample_period=1)
     return _attach(program, attr, f"tracepoint {section.target}", cookie)
+
+
+def tracefs() -> str | None:
+    """Where tracefs is mounted, or None."""
+    return next((root for root in _TRACEFS if os.path.isdir(f"{root}/events")), None)
 
 
 def _attach(program: LoadedProgram, attr: PerfEventAttr, target: str, cookie: int) -> Link:

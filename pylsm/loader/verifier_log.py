@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Verdict", "parse_log", "verifier_error"]
 
-_INSTRUCTION = re.compile(r"(\d+): \([0-9a-f]{2}\) ")
+#: Also "1: BUG_db", for an instruction that the kernel has no words for.
+_INSTRUCTION = re.compile(r"(\d+): (?:\([0-9a-f]{2}\) |BUG_)")
 #: A state in full: on a line of its own, or behind a jump ("2: (25) if r7 > 0x64 goto pc+2 5: R1=ctx() …").
 _STATE = re.compile(r"(?:from [^:]*:|\d+:)? *((?:frame\d+: *)?(?:R\d+|fp-\d+)(?:_\w+)?=.*)")
 _STATE_BEHIND = re.compile(r" \d+: *((?:frame\d+: *)?(?:R\d+|fp-\d+)(?:_\w+)?=.*)")
