@@ -17,6 +17,7 @@ ALLOWED = {
     "record": {"errors", "btf"},
     "loader": {"errors", "btf", "asm"},
     "audit": {"errors", "btf", "asm", "record", "loader"},
+    "research": {"errors", "asm", "loader"},
     "output": {"audit"},
     "cli": {"", "errors", "audit", "output", "loader", "asm", "btf"},
     "__init__": set(),
