@@ -81,6 +81,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     option(
         "--modules", default="", metavar="NAME,...", help="kernel modules to load, with what they depend on"
     )
+    option(
+        "--file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="take this file along too, at its own path; repeatable",
+    )
     option("--share-out", type=Path, metavar="DIR", help="files the command leaves in /out come back here")
     option("--console", action="store_true", help="show kernel messages on standard error")
     option("--time", action="store_true", help="say on standard error how long the boot took")
@@ -99,6 +107,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("give a command after --, or --fetch, or --list")
     if options.icount and options.cpus != 1:
         parser.error("--icount works with one CPU only")
+    for path in options.file:
+        if not path.is_file():
+            parser.error(f"--file {path}: no such file")
     for setting in options.env:
         if "=" not in setting:
             parser.error(f"--env {setting}: not NAME=VALUE")
@@ -137,7 +148,7 @@ def _run(options: argparse.Namespace) -> int:
     if Path.cwd().is_relative_to(CHECKOUT):
         job.directory = os.getcwd()
     with open(os.memfd_create("initramfs"), "wb") as initramfs:
-        image.write(initramfs, kernel, job)
+        image.write(initramfs, kernel, job, [path.absolute() for path in options.file])
         initramfs.flush()
         machine = Machine(
             kernel,

@@ -58,13 +58,13 @@ class Job:
     share_out: bool = False
 
 
-def write(out: BinaryIO, kernel: Kernel, job: Job) -> None:
-    """The whole initramfs: the base, then the checkout, modules, init and its job."""
+def write(out: BinaryIO, kernel: Kernel, job: Job, files: Iterable[Path] = ()) -> None:
+    """The whole initramfs: the base, then the checkout and further files, modules, init and its job."""
     with open(base(), "rb") as file:
         shutil.copyfileobj(file, out, 1 << 20)
     with Archive(out) as archive:
         archive.directory(job.directory)
-        for path in checkout_files():
+        for path in sorted({*checkout_files(), *files}):
             _add(archive, path, checked=True)
         loaded = modules.closure(kernel.modules, job.modules)
         for name, data in loaded:  # not in /lib: a link in the base, which a directory would replace
