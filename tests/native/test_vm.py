@@ -46,9 +46,7 @@ sys.exit(7)
 
 def vm(*arguments: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, CHECKOUT / "tools/vm", "--kernel", "6.1", *arguments]
-    return subprocess.run(
-        list(map(str, command)), cwd=CHECKOUT, capture_output=True, check=False, timeout=280
-    )
+    return subprocess.run(list(map(str, command)), cwd=CHECKOUT, capture_output=True, check=False, timeout=280)
 
 
 def test_a_command_sees_this_checkout_and_this_python(tmp_path: Path) -> None:

@@ -45,9 +45,7 @@ def test_command_is_not_parsed() -> None:
         (["--env", "NAME", "--", "true"], "not NAME=VALUE"),
     ],
 )
-def test_mistakes_are_explained(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_explained(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.parse(arguments)
     assert stopped.value.code == 2
@@ -55,9 +53,7 @@ def test_mistakes_are_explained(
 
 
 def test_help_teaches() -> None:
-    shown = subprocess.run(
-        [sys.executable, TOOLS / "vm", "--help"], capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, TOOLS / "vm", "--help"], capture_output=True, text=True, check=True)
     assert "tools/vm -- python3 -c 'print(1)'" in shown.stdout
 
 

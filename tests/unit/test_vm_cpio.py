@@ -98,9 +98,7 @@ def test_cpio_reads_it(tmp_path: Path) -> None:
         archive.file("/bin/tool", b"\0\xff\n" * 7, 0o755)
         archive.directory("/tmp", 0o1777)
         archive.symlink("/sbin", "bin")
-    listing = subprocess.run(
-        ["cpio", "-it", "--quiet"], input=out.getvalue(), capture_output=True, check=True
-    )
+    listing = subprocess.run(["cpio", "-it", "--quiet"], input=out.getvalue(), capture_output=True, check=True)
     assert listing.stdout.decode().split() == ["bin", "bin/tool", "tmp", "sbin"]
     subprocess.run(["cpio", "-id", "--quiet"], input=out.getvalue(), cwd=tmp_path, check=True)
     assert (tmp_path / "sbin/tool").read_bytes() == b"\0\xff\n" * 7

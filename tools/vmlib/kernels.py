@@ -164,8 +164,7 @@ def _configuration() -> Path:
         security = suite.endswith("-security")
         signed = f"Signed-By: {KEYRING}\n" if os.path.exists(KEYRING) else ""
         stanzas.append(
-            f"Types: deb\nURIs: {mirrors[security]}\nSuites: {suite}\nComponents: main\n"
-            f"Architectures: amd64\n{signed}"
+            f"Types: deb\nURIs: {mirrors[security]}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\n{signed}"
         )
     _replace(base / "debian.sources", "\n".join(stanzas))
     # The post-invoke hooks of container images empty the machine's own cache: none of ours.

@@ -155,9 +155,7 @@ class Machine:
         lines = printed.decode(errors="replace").replace("\r", "").strip().splitlines()[-CONSOLE_LINES:]
         if self.console or not lines:
             return MachineError(f"{what}, {when}")
-        return MachineError(
-            "\n".join([f"{what}, {when}; last console lines:", *(f"  {line}" for line in lines)])
-        )
+        return MachineError("\n".join([f"{what}, {when}; last console lines:", *(f"  {line}" for line in lines)]))
 
 
 def _emit(stream: IO[bytes], data: bytes) -> None:
