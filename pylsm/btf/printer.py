@@ -21,7 +21,8 @@ _QUALIFIERS = {Kind.CONST: "const", Kind.VOLATILE: "volatile", Kind.RESTRICT: "r
 
 # Damaged BTF can nest without end, or double at each level: text is cut off, not computed for ever.
 _MAX_STEPS = 20_000
-_MAX_DUMP_STEPS = 2_000_000
+_MAX_DUMP_STEPS = 500_000
+_MAX_CHAIN = 256
 _MAX_DEPTH = 24
 _MAX_LINES = 100_000
 
@@ -51,15 +52,16 @@ class _Declarator:
     def __init__(self, btf: Btf, steps: int = _MAX_STEPS) -> None:
         self._btf = btf
         self._steps = steps
+        self._open: set[int] = set()  # prototypes being written: only a damaged one is its own parameter
 
     def text(self, id: int, inner: str, depth: int = 0) -> str:
         """`inner` declared as the type: text(id of `char *`, "p") is "char *p"."""
         before: list[str] = []  # const and volatile of what comes next
         behind: list[str] = []  # type tags of what comes next
-        while True:
+        for _ in range(_MAX_CHAIN):
             self._steps -= 1
-            if self._steps < 0 or depth > _MAX_DEPTH:
-                return _join("…", inner)
+            if self._steps < 0 or depth > _MAX_DEPTH or id in self._open:
+                break
             type = self._btf.type(id)
             kind = type.kind
             if kind in _QUALIFIERS:
@@ -81,10 +83,12 @@ class _Declarator:
             else:
                 return _join(" ".join([*before, self._base(type), *behind]), inner)
             id = type.type_id
+        return _join("…", inner)
 
     def params(self, proto: Type, depth: int) -> str:
         """The parameters of a prototype, as between its parentheses."""
         parts = []
+        self._open.add(proto.id)
         for param in proto.params:
             if self._steps < 0:
                 parts.append("…")
@@ -93,6 +97,7 @@ class _Declarator:
                 parts.append("...")
             else:
                 parts.append(self.text(param.type_id, param.name, depth + 1))
+        self._open.discard(proto.id)
         return ", ".join(parts) or "void"
 
     def _base(self, type: Type) -> str:
