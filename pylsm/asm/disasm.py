@@ -222,14 +222,15 @@ def _wide(i: Instruction, names: Names) -> str:
     low, high = i.imm & op.U32_MAX, i.imm >> 32 & op.U32_MAX
     if i.src == 0:
         return f"{i.imm & op.U64_MAX:#x} ll"
+    numbered = f"{MAP_IDS.get(i.src)}:{low}"
     if i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE):
-        return f"map[{MAP_IDS[i.src]}:{low}][0]+{high}"
+        return f"map[{names.maps.get(low, numbered)}][0]+{high}"
     if high:
         return ""
     if i.src in MAP_IDS:
-        return f"map[{MAP_IDS[i.src]}:{low}]"
+        return f"map[{names.maps.get(low, numbered)}]"
     if i.src == op.PSEUDO_BTF_ID:
-        return f"ksym[id:{low}]"
+        return f"ksym[{names.ksyms.get(low, f'id:{low}')}]"
     if i.src == op.PSEUDO_FUNC:
         return f"subprog[{low - (low >> 31 << 32):+d}]"
     return ""
