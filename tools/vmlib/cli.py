@@ -61,9 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     option("--append", default="", metavar="ARGS", help="further kernel parameters")
     option("--memory", type=int, default=1024, metavar="MB", help="(default: %(default)s)")
     option("--cpus", type=int, default=1, metavar="N", help="(default: %(default)s)")
-    option(
-        "--icount", action="store_true", help="clocks count guest instructions: repeatable, slower, one CPU"
-    )
+    option("--icount", action="store_true", help="clocks count guest instructions: repeatable, slower, one CPU")
     option(
         "--timeout",
         type=float,
@@ -78,9 +76,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="variable for the command; repeatable",
     )
-    option(
-        "--modules", default="", metavar="NAME,...", help="kernel modules to load, with what they depend on"
-    )
+    option("--modules", default="", metavar="NAME,...", help="kernel modules to load, with what they depend on")
     option(
         "--file",
         action="append",
