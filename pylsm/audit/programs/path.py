@@ -26,13 +26,18 @@ _LAST = PATH_MAX - 1
 
 def basename(probe: Probe, file: Typed, event: View, word: View, trusted: bool) -> None:
     """The last component of ``file`` to ``event``'s path; r0 = its length with the NUL, 1 when it cannot be read."""
-    a = probe.a
-    a.st(event.flags, FLAG_BASENAME)
     name = file.f_path.dentry.d_name.name
     if trusted:
-        a.load(R3, name)
+        probe.a.load(R3, name)
     else:
-        a.probe_load(R3, name, word)
+        probe.a.probe_load(R3, name, word)
+    _name_only(probe, event)
+
+
+def _name_only(probe: Probe, event: View) -> None:
+    """The name at r3 to ``event``'s path, flagged; r0 = its length with the NUL, 1 when it cannot be read."""
+    a = probe.a
+    a.st(event.flags, FLAG_BASENAME)
     a.call("probe_read_kernel_str", event["path"], _NAME_MAX + 1, None)
     failed = a.label("failed")
     a.jsle(R0, 0, failed)
@@ -68,6 +73,8 @@ def walk(probe: Probe, file: Typed, event: View, word: View) -> None:
     a.mov(R7, _LAST)
     done = a.label("done")
     truncated = a.label("truncated")
+    nameless = a.label("nameless")
+    finished = a.label("finished")
     with a.loop(R9, MAX_STEPS) as step:
         inside = a.label("inside")
         a.ldx(R1, u64[dentry])
@@ -104,7 +111,7 @@ def walk(probe: Probe, file: Typed, event: View, word: View) -> None:
         here = a.typed(R3, "dentry")
         read(here.d_parent, parent)
         a.ldx(R3, u64[dentry])
-        a.jeq(R1, R3, done)  # its own parent, yet no mount's root: not connected
+        a.jeq(R1, R3, nameless)  # its own parent, yet no mount's root: in no directory
         a.probe_load(R1, here.d_name.len, word)
         a.and_(R1, _NAME_MAX)
         a.stx(u64[length], R1)
@@ -131,6 +138,13 @@ def walk(probe: Probe, file: Typed, event: View, word: View) -> None:
     _place(a, R3)
     a.call("probe_read_kernel", event["path"], R9, None)
     a.mov(R0, R9)
+    a.ja(finished)
+    # A memfd or a pipe, opened again through /proc: it has a name but no path. "/" would be another file's.
+    a.bind(nameless)
+    a.jne(R7, _LAST, done)
+    a.probe_load(R3, a.typed(R3, "dentry").d_name.name, word)
+    _name_only(probe, event)
+    a.bind(finished)
 
 
 def _bounded(a: Asm, register: Register) -> None:
