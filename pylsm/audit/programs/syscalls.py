@@ -27,6 +27,7 @@ BLIND_SPOTS: Final = (
 _CONNECT = 42
 _OPENS = {"open": 2, "creat": 85, "openat": 257, "open_by_handle_at": 304, "openat2": 437}
 _TS_COMPAT = 2  # thread_info.status: a 32-bit call, with other numbers (arch/x86/include/asm/thread_info.h)
+_SOCKADDR_STORAGE = 128  # bytes; connect takes no longer address
 _FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
 
 
@@ -44,6 +45,7 @@ def sys_enter() -> Program:
     regs = a.typed(R8, "pt_regs")
     _ignore_compat(probe, word, ignored)
     a.probe_load(R9, regs.dx, word)
+    a.jump32(R9, ">", _SOCKADDR_STORAGE, ignored)  # refused before any hook
     for offset in range(0, READ, 8):
         a.st(u64[address + offset], 0)
     a.probe_load(R3, regs.si, word)
