@@ -19,7 +19,7 @@ from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
-from pylsm.audit.targets import NoSuchProcess, descendants
+from pylsm.audit.targets import NoSuchProcess, descendants, lives
 from pylsm.errors import PylsmError
 from pylsm.loader import BpfError, Map, Object, RingBuffer, VerifierError
 from pylsm.loader.rcu import synchronize
@@ -215,28 +215,36 @@ class Audit:
                     hint="make it larger with --family-size, or trace fewer families",
                 ) from None
 
-    def trace_families(self, pids: Sequence[int]) -> None:
+    def trace_families(self, pids: Sequence[int], *, may_end: bool = False) -> None:
         """Add running processes and all their descendants, without a gap for children started meanwhile.
 
         Args:
             pids: as /proc shows them here.
+            may_end: those that have ended meanwhile are passed over.
 
         Raises:
             NoSuchProcess: one of them has ended.
             FamilyFull: the map has no room.
         """
-        known: set[int] = set()
+        # Never this process itself, as a child of a shell that is traced: it would see its own doings, without end.
+        known = {os.getpid()}
         # A child of a traced process joins in the kernel. One started before its parent was added may still be
         # missing, so look again until a look finds nobody new.
         while True:
             new = descendants(pids) - known
             if not new:
                 break
-            self.trace(to_initial(new))
+            added = to_initial(new)
+            self.trace(added)
             known |= new
+            # One that ended before it was added will not be taken out by its exit, and its number will be another's.
+            for tgid in set(added) - set(to_initial(pid for pid in new if lives(pid))):
+                self._traced.delete(_key(tgid))
         for pid in pids:
-            if not os.path.exists(f"/proc/{pid}"):
-                raise NoSuchProcess(f"process {pid} ended while it was being attached")
+            if not may_end and not lives(pid):
+                raise NoSuchProcess(
+                    f"process {pid} ended while it was being attached", hint="name a process that lives longer"
+                )
 
     def family(self) -> set[int]:
         """The tgids (in the initial pid namespace) that this audit traces now."""

@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 from pylsm.errors import PylsmError
 
-__all__ = ["NoSuchProcess", "Process", "descendants", "find", "in_initial_pid_namespace", "processes", "resolve"]
+__all__ = [
+    "NoSuchProcess",
+    "Process",
+    "descendants",
+    "find",
+    "in_initial_pid_namespace",
+    "lives",
+    "processes",
+    "resolve",
+]
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO (include/linux/proc_ns.h)
 
@@ -65,6 +74,11 @@ def processes() -> Iterator[Process]:
                 yield found
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process and it can still do something."""
+    return _read(pid) is not None
+
+
 def find(*, comm: str | None = None, uid: int | None = None) -> list[Process]:
     """Processes with this name and this real uid; a None is any. This process is never among them."""
     wanted = None if comm is None else os.fsencode(comm)
@@ -96,8 +110,9 @@ def _read(pid: int) -> Process | None:
             fields = dict(line.split(b":", 1) for line in status.read().splitlines() if b":" in line)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    if fields[b"State"].split()[0] in (b"Z", b"X"):
-        return None  # it can do nothing any more
+    # A zombie can do nothing any more, unless only its first thread has ended.
+    if fields[b"State"].split()[0] in (b"Z", b"X") and int(fields[b"Threads"]) <= 1:
+        return None
     return Process(
         int(fields[b"Tgid"]),
         int(fields[b"PPid"]),

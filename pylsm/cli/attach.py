@@ -61,31 +61,33 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _attach(options: argparse.Namespace) -> int:
     if not options.pid and options.comm is None and options.uid is None and options.traced_map is None:
         options.parser.error("name the processes with -p, --comm or --uid, or share --traced-map with another tool")
-    pids = _pids(options)
+    named = [targets.resolve(number).pid for number in options.pid]
+    found = _found(options)
+    pids = list(dict.fromkeys(named + found))
+    if os.getpid() in pids:
+        raise PylsmError(f"process {os.getpid()} is this pylsm itself", hint="name another process")
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
             audit = stack.enter_context(open_audit(options))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
-            audit.trace_families(pids)
+            audit.trace_families(named)
+            audit.trace_families(found, may_end=True)
             _follow(options, audit, sink, signals, pids)
     except SkipAudit as skip:
         return skip.status
     return 0
 
 
-def _pids(options: argparse.Namespace) -> list[int]:
-    pids = [targets.resolve(number).pid for number in options.pid]
-    if options.comm is not None or options.uid is not None:
-        found = [process.pid for process in targets.find(comm=options.comm, uid=options.uid)]
-        if not found:
-            names = {"name": options.comm, "uid": options.uid}
-            wanted = " and ".join(f"{key} {value!r}" for key, value in names.items() if value is not None)
-            raise PylsmError(f"no process with {wanted} is running", hint="ps -e -o pid,uid,comm lists them")
-        pids += found
-    if os.getpid() in pids:
-        raise PylsmError(f"process {os.getpid()} is this pylsm itself", hint="name another process")
-    return list(dict.fromkeys(pids))
+def _found(options: argparse.Namespace) -> list[int]:
+    if options.comm is None and options.uid is None:
+        return []
+    found = [process.pid for process in targets.find(comm=options.comm, uid=options.uid)]
+    if not found:
+        names = {"name": options.comm, "uid": options.uid}
+        wanted = " and ".join(f"{key} {value!r}" for key, value in names.items() if value is not None)
+        raise PylsmError(f"no process with {wanted} is running", hint="ps -e -o pid,uid,comm lists them")
+    return found
 
 
 def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> None:
