@@ -23,11 +23,11 @@ JUMPS = (5, 6)
 BUDGET: dict[str, tuple[Callable[[], Program], int]] = {
     "socket_connect": (socket_connect, 77),
     "file_open, d_path": (file_open, 133),
-    "file_open, walk, 5.10": (lambda: file_open("walk", typed_task=False, atomics=False), 286),
+    "file_open, walk, 5.10": (lambda: file_open("walk", typed_task=False, atomics=False), 303),
     "sched_process_fork": (family.sched_process_fork, 45),
     "sched_process_exit": (family.sched_process_exit, 32),
-    "sys_enter": (syscalls.sys_enter, 111),
-    "sys_exit": (syscalls.sys_exit, 392),
+    "sys_enter": (syscalls.sys_enter, 112),
+    "sys_exit": (syscalls.sys_exit, 409),
 }
 
 

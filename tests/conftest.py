@@ -1,0 +1,61 @@
+"""Which tests run here, and the audit that most tests of the probe share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+pytest.register_assert_rewrite("cases")
+
+from cases.lab import Lab
+
+from pylsm.audit.session import Audit
+
+IN_VM = bool(os.environ.get("PYLSM_VM"))
+# Natively these are not even collected: one line says so, in place of a skip for each.
+collect_ignore = [] if IN_VM else ["vm"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not IN_VM:
+        terminalreporter.write_line("tests/vm: not run here; they need tools/vm -- python3 -m pytest tests/vm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    no_root = pytest.mark.skip(reason="needs root")
+    for item in items:
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(no_root)
+
+
+@pytest.fixture(scope="session")
+def source() -> str:
+    """The source of events under test: the best that this kernel is known to have."""
+    return "lsm" if IN_VM else "raw_tracepoint"
+
+
+@pytest.fixture(scope="session")
+def shared_audit(source: str) -> Iterator[Audit]:
+    with Audit(source=source) as audit:
+        yield audit
+
+
+@pytest.fixture
+def lab(shared_audit: Audit) -> Iterator[Lab]:
+    """Processes made to order, traced by one audit that lasts as long as the session."""
+    lab = Lab(shared_audit)
+    lab.drain()
+    yield lab
+    lab.drain()
+    counts = shared_audit.counts()
+    assert (counts.leaked, counts.malformed, counts.foreign) == (0, 0, 0)
+    assert shared_audit.family() == set(), "processes stayed behind, or their entries did"
+
+
+@pytest.fixture(scope="session")
+def full_paths(source: str) -> bool:
+    """Whether the kernel itself makes the paths (bpf_d_path); elsewhere the probe walks up the dentries."""
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    return source == "lsm" and release >= (6, 1)

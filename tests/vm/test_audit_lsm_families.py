@@ -1,0 +1,6 @@
+"""tests/cases/families.py over LSM hooks."""
+
+import pytest
+from cases.families import *  # noqa: F403
+
+pytestmark = pytest.mark.vm
