@@ -9,6 +9,7 @@ KsymRef       ``lddw`` with src 3, imm = BTF id of the variable
 FunctionRef   ``lddw`` with src 4 or ``call`` with src 1, imm = distance in slots from the next slot
 KfuncRef      ``call`` with src 2, imm = BTF id of the function
 FieldRef      ``off`` of a load or store, ``imm`` of anything else
+BitsRef       opcode and ``off`` of a load, ``imm`` of a shift
 TypeRef       ``imm``
 EnumRef       ``imm``
 ============  ===========================================================================================
@@ -16,14 +17,16 @@ EnumRef       ``imm``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pylsm.asm import opcodes as op
-from pylsm.asm.errors import RangeError
+from pylsm.asm.errors import AsmError
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.program import Program
 from pylsm.asm.references import (
+    BitsRef,
     EnumRef,
     FieldRef,
     FunctionRef,
@@ -76,7 +79,7 @@ def resolve(program: Program, maps: Mapping[str, int], kernel: Callable[[], Btf]
             continue
         try:
             out.append(_resolve_one(instruction, reference, index, maps, kernel, slots, starts, known))
-        except (ResolveError, RangeError) as error:
+        except (ResolveError, AsmError) as error:
             raise _located(error, program, instruction) from None
         except Exception as error:
             if not _is_btf_error(error):
@@ -112,6 +115,10 @@ def _resolve_one(
         return instruction.replace(src=source, imm=distance & op.U32_MAX if source == op.PSEUDO_FUNC else distance)
     if isinstance(reference, FieldRef) and reference.what == "offset":
         return _field_offset(instruction, reference, kernel())
+    if isinstance(reference, BitsRef):
+        from pylsm.asm.typed import fill_bits
+
+        return fill_bits(instruction, reference, _member(kernel(), reference), sys.byteorder)
     value = known.get(reference)
     if value is None:
         value = known[reference] = _value(reference, kernel())
@@ -166,7 +173,7 @@ def _find_type(kernel: Btf, name: str) -> int:
     return kernel.find(name)
 
 
-def _member(kernel: Btf, reference: FieldRef) -> Member:
+def _member(kernel: Btf, reference: FieldRef | BitsRef) -> Member:
     from pylsm.btf.relocate import resolve_field
 
     return resolve_field(kernel, reference.struct, reference.path, reference.alternatives)
