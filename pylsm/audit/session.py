@@ -17,6 +17,7 @@ from pylsm.audit import maps
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
+from pylsm.audit.proof import require_observe_only
 from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
 from pylsm.audit.targets import NoSuchProcess, descendants, lives
@@ -155,8 +156,10 @@ class Audit:
         raise AssertionError("a source without variants")
 
     def _load(self, source: Source, variant: Variant) -> Object:
+        programs = [*family_programs(), *source.programs(variant)]
+        require_observe_only(programs)
         return Object(
-            [*family_programs(), *source.programs(variant)],
+            programs,
             reuse={maps.TRACED.name: self._traced, maps.RING.name: self._ring_map},
         )
 
