@@ -324,6 +324,28 @@ class TypeIndex:
         self._next = position
         return bytes(marks)
 
+    def _convincing(self, at: int, step: int) -> bool:
+        """Whether a word that would make others be skipped is the info word of a record.
+
+        What could be mistaken for one is the length of an array of 2^24 elements or the offset of a member
+        beyond 2 MiB: the next words are then the next record's name and info, or the next member's name.
+        """
+        words = self._words
+        if at + 2 > len(words):
+            return False
+        kind = words[at] >> 24 & KIND
+        third = words[at + 1]
+        if step:
+            if at + 2 < len(words) and words[at + 2] >> 24:
+                return False  # the name of the first member or enumerator, or of the next record
+            return kind not in (6, 19) or third in (1, 2, 4, 8)
+        if at + 2 == len(words) or words[at] & VLEN:
+            return False
+        body = words[at + 2]
+        if kind == 17:
+            return body <= 0xFFFF or body == 0xFFFFFFFF
+        return third in (1, 2, 4, 8, 16) and not body & 0xF800FF00
+
     def _scan_fast(self, start: int, length: int) -> bytes:
         """The marks of a chunk; b"" when the section is not of the ordinary make."""
         words = self._words
@@ -336,7 +358,7 @@ class TypeIndex:
         at = hard.find(1, skip)
         while at >= 0:
             step = _STEP[marks[at]]
-            if step < 0:
+            if step < 0 or not self._convincing(start + at, step):
                 return b""
             body = at + 2
             after = body + (step * (words[start + at] & VLEN) if step else 1)

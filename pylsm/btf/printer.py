@@ -71,7 +71,7 @@ class _Declarator:
             elif kind is Kind.PTR:
                 words = " ".join(before + behind)
                 gap = " " if words and inner[:1] not in ("", ")", "[") else ""
-                inner = f"*{' ' if words else ''}{words}{gap}{inner}"
+                inner = f"*{words}{gap}{inner}"
                 before, behind = [], []
             elif kind is Kind.ARRAY:
                 array = type.array

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from pylsm.btf import Btf, BtfError, BtfWriter, Kind
 from pylsm.btf.index import TypeIndex
 
+ATTRIBUTES = ["name", "type_id", "size", "members", "enumerators", "params", "variables", "array", "signed"]
+ATTRIBUTES += ["encoding", "bits", "bit_shift", "linkage", "component"]
+
 
 def sample() -> bytes:
     """One type of every kind, and the usual ways to combine them."""
@@ -77,21 +80,7 @@ def explore(btf: Btf) -> int:
         except BtfError:
             continue
         repr(type)
-        for attribute in [
-            "name",
-            "type_id",
-            "size",
-            "members",
-            "enumerators",
-            "params",
-            "variables",
-            "array",
-            "signed",
-            "encoding",
-            "bits",
-            "linkage",
-            "component",
-        ]:
+        for attribute in ATTRIBUTES:
             ask(lambda type=type, attribute=attribute: getattr(type, attribute))  # type: ignore[misc]
         ask(lambda type=type: [(m.size, m.bit_size, m.signed) for m in type.members])  # type: ignore[misc]
     for name in ("node", "colour", "walk", "absent", "od", ""):
