@@ -86,9 +86,7 @@ def mutants(i: Instruction) -> Iterator[tuple[str, Instruction]]:
 
 
 def run(code: tuple[Instruction, ...], program: Program, verdict_argument: int, seed: int) -> tuple[int, int, int]:
-        "d_path": lambda m, path, buffer, size, *_: (
-            abs(fill(m, buffer, min(size, 64))) or rng.randrange(1, 64)
-        ),
+    """(returned, the verdict it was given, instructions run), on random memory and with random helpers."""
     rng = random.Random(seed)
     helpers: dict[int, Callable[..., int]] = {}
     plain = [i.replace(src=0) if i.opcode == op.LDDW else i for i in code]  # the model knows no maps: numbers
