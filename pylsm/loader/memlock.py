@@ -12,8 +12,8 @@ __all__ = ["kernel_release", "raised_memlock"]
 def kernel_release() -> tuple[int, int]:
     """(major, minor) of the running kernel: (6, 1)."""
     major, minor = os.uname().release.split(".")[:2]
-    digits = "".join(c for c in minor if c.isdigit())
-    return int(major), int(digits or 0)
+    digits = len(minor) - len(minor.lstrip("0123456789"))  # "7.3-rc1", "6.1+"
+    return int(major), int(minor[:digits] or 0)
 
 
 @contextmanager

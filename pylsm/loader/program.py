@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadedProgram", "ProgramInfo", "TestRun", "enable_run_time_stats"]
 
-#: Sizes of the verifier's log buffer, bytes: most logs fit the first; the last is the most that any kernel takes
-#: (UINT_MAX >> 8 before Linux 5.15, UINT_MAX >> 2 since).
-_LOG_SIZES = (1 << 16, 1 << 20, (1 << 24) - 1, (1 << 30) - 1)
+#: Sizes of the verifier's log buffer, bytes: most logs fit the first; the third is the most that a kernel before 5.15
+#: takes (UINT_MAX >> 8); logs beyond the last are cut.
+_LOG_SIZES = (1 << 16, 1 << 20, (1 << 24) - 1, 1 << 28)
 
 #: Programs that are run on a packet, which has to have an Ethernet header.
 _ON_PACKETS = frozenset(
@@ -343,25 +343,23 @@ class _Request:
             first = self._once(0, None)
             if first >= 0:
                 return first, ""
-        log = ""
-        result = first
-        size = 0
-        for step in _LOG_SIZES:
-            if step < size:
-                continue
-            size = max(size, step)
+        log, size = "", _LOG_SIZES[0]
+        while True:
             buffer = ctypes.create_string_buffer(size)
             result = self._once(log_level or 1, buffer)
             text = buffer.value.decode(errors="replace")
             if result == -EINVAL and not text and log:
-                break  # this kernel takes no buffer as large as this one
+                result = -ENOSPC  # this kernel takes no buffer of this size
+                break
             log = text
             if result != -ENOSPC:
                 break
-            # From Linux 6.4 the kernel says how much it would have needed.
-            size = int(self._attr.log_true_size)
-        else:
-            result = -ENOSPC
+            # From Linux 6.4 the kernel says how much it would have needed; addresses may be longer next time.
+            told = int(self._attr.log_true_size) + 4096
+            larger = told if told > size + 4096 else next((each for each in _LOG_SIZES if each > size), 0)
+            if not larger:
+                break
+            size = larger
         if result == -ENOSPC or (result == -EINVAL and log_level and not log):
             # The log does not fit (or the level is unknown), which hides what the verifier thinks of the program.
             result = self._once(0, None)

@@ -61,6 +61,9 @@ _ADVICE = (
     ("unreachable insn", "remove the instruction, or jump to it"),
 )
 
+#: Reasons are one line of at most this many characters.
+_LONGEST = 400
+
 #: How much of a long log is read for the last state.
 _TAIL = 1 << 18
 
@@ -93,6 +96,7 @@ def parse_log(log: str) -> Verdict:
     after = [line.strip() for line in lines[last + 1 :] if not _NOISE.match(line)]
     # What is wrong comes right after the instruction; without one, the last word is the most specific.
     reason = after[0 if last >= 0 else -1] if after else ""
+    reason = reason if len(reason) <= _LONGEST else reason[:_LONGEST] + "…"
     named = _NUMBER_IN_REASON.search(reason)
     if named:
         slot = int(named[1])
