@@ -9,9 +9,9 @@ import pytest
 
 pytest.register_assert_rewrite("cases")
 
-from cases.lab import Lab
+from cases.lab import Lab  # noqa: E402
 
-from pylsm.audit.session import Audit
+from pylsm.audit.session import Audit  # noqa: E402
 
 IN_VM = bool(os.environ.get("PYLSM_VM"))
 # Natively these are not even collected: one line says so, in place of a skip for each.

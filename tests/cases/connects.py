@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
 from cases.lab import CONNECT, Lab, syscall
 
 INET, INET6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -74,7 +75,7 @@ CASES = {
     "IPv4 non-blocking": Case(INET, TCP, in4(OPEN), None, -errno.EINPROGRESS, "127.0.0.1", flags=socket.SOCK_NONBLOCK),
     "IPv4 UDP": Case(INET, UDP, in4(REFUSED), None, 0, "127.0.0.1"),
     "IPv4 any address": Case(INET, TCP, in4(OPEN, bytes(4)), None, 0, "0.0.0.0"),
-    "IPv4 broadcast": Case(INET, UDP, in4(OPEN, b"\xff" * 4), None, -errno.EACCES, "255.255.255.255"),
+    "IPv4 broadcast": Case(INET, UDP, in4(OPEN, b"\x7f\xff\xff\xff"), None, -errno.EACCES, "127.255.255.255"),
     "IPv6": Case(INET6, TCP, in6(OPEN), None, 0, "::1"),
     "IPv6 without its scope": Case(INET6, TCP, in6(OPEN), 24, 0, "::1"),
     "IPv6 one byte short of that": Case(INET6, TCP, in6(OPEN), 23, -errno.EINVAL, None),
@@ -173,4 +174,4 @@ def test_resolving_and_connecting_as_programs_do(lab: Lab, ports: Ports) -> None
 
     outcome = lab.run(work)
     assert [(e.dst_ip, e.port) for e in outcome.connects] == [outcome.result]
-    assert outcome.connects[0].comm == open(f"/proc/{os.getpid()}/comm", "rb").read()[:-1]
+    assert outcome.connects[0].comm == Path("/proc/self/comm").read_bytes()[:-1]

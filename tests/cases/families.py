@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from cases.lab import CLONE_NEWPID, EXIT, Lab, Worker, checked, eventually, fork_as, forked, libc, look, syscall, touch
 
+from cases.lab import CLONE_NEWPID, EXIT, Lab, Worker, checked, eventually, fork_as, forked, libc, look, syscall, touch
 from pylsm.audit.session import Audit, FamilyFull
 from pylsm.audit.targets import NoSuchProcess
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
 
 def test_fork_without_exec(lab: Lab, tmp_path: Path) -> None:
@@ -115,7 +119,7 @@ def test_the_first_thread_ends_before_the_others(lab: Lab, tmp_path: Path) -> No
         if not pid:
 
             def rest() -> None:
-                eventually(lambda: open(f"/proc/self/task/{os.getpid()}/stat").read().split()[2] == "Z")
+                eventually(lambda: is_zombie(os.getpid()))
                 touch(tmp_path / "late")
                 forked(lambda: touch(tmp_path / "child"))
                 os._exit(7)
@@ -313,7 +317,7 @@ def test_a_running_process_whose_first_thread_has_ended(lab: Lab, tmp_path: Path
 
     worker = Worker(work)
     worker.release()
-    assert eventually(lambda: open(f"/proc/{worker.pid}/stat").read().split()[2] == "Z")
+    assert eventually(lambda: is_zombie(worker.pid))
     lab.audit.trace_families([worker.pid])
     assert lab.audit.family() == {worker.pid}
     (tmp_path / "go").touch()
