@@ -38,7 +38,7 @@ from pylsm.loader import LoadedProgram, Map
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-LINE = re.compile(r"^(\d+): \(([0-9a-f]{2})\) (.*?)\s*(?:; .*)?$", re.MULTILINE)
+LINE = re.compile(r"^(\d+): \(([0-9a-f]{2})\) (.*?)\s*(?:;.*)?$", re.MULTILINE)
 
 
 def log_of(made: Program, **maps: Map) -> dict[int, tuple[int, str]]:
