@@ -20,10 +20,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="exit status: 0 LSM hooks work, 1 they do not (a weaker source may), 2 that could not be told.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--prove",
+        action="store_true",
+        help="load pylsm's own programs, read them back from the kernel and prove that they observe only",
+    )
     parser.set_defaults(handler=_check, parser=parser)
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.prove:
+        from pylsm.cli.prove import prove
+
+        return prove(options.json)
     from pylsm.audit.support import kernel, survey
 
     support = survey()
