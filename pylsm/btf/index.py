@@ -324,31 +324,13 @@ class TypeIndex:
         self._next = position
         return bytes(marks)
 
-    def _convincing(self, at: int, step: int) -> bool:
-        """Whether a word that would make others be skipped is the info word of a record.
-
-        What could be mistaken for one is the length of an array of 2^24 elements or the offset of a member
-        beyond 2 MiB: the next words are then the next record's name and info, or the next member's name.
-        """
-        words = self._words
-        if at + 2 > len(words):
-            return False
-        kind = words[at] >> 24 & KIND
-        third = words[at + 1]
-        if step:
-            if at + 2 < len(words) and words[at + 2] >> 24:
-                return False  # the name of the first member or enumerator, or of the next record
-            return kind not in (6, 19) or third in (1, 2, 4, 8)
-        if at + 2 == len(words) or words[at] & VLEN:
-            return False
-        body = words[at + 2]
-        if kind == 17:
-            return body <= 0xFFFF or body == 0xFFFFFFFF
-        return third in (1, 2, 4, 8, 16) and not body & 0xF800FF00
-
     def _scan_fast(self, start: int, length: int) -> bytes:
         """The marks of a chunk; b"" when the section is not of the ordinary make."""
+        # A word that is taken for an info word makes others be skipped, so it must look like one all round.
+        # What does not: the length of an array of 2^24 elements or more, or the offset of a member beyond
+        # 2 MiB. Behind those come the next record's name and info, or the next member's name.
         words = self._words
+        total = len(words)
         marks = bytearray(words[start : start + length].tobytes()[_TOP::4])
         skip = self._skip
         if skip:
@@ -357,11 +339,25 @@ class TypeIndex:
         after = skip
         at = hard.find(1, skip)
         while at >= 0:
-            step = _STEP[marks[at]]
-            if step < 0 or not self._convincing(start + at, step):
-                return b""
+            top = marks[at]
+            step = _STEP[top]
             body = at + 2
-            after = body + (step * (words[start + at] & VLEN) if step else 1)
+            if start + body >= total:
+                if start + body > total or step <= 0 or words[start + at] & VLEN:
+                    return b""
+                after = body
+            elif step > 0:
+                after = body + step * (words[start + at] & VLEN)
+                if words[start + body] >> 24 if body >= length else marks[body]:
+                    return b""  # no name of an enumerator, a member or the next record
+                if top not in (0x84, 0x85) and words[start + at + 1] not in (1, 2, 4, 8):
+                    return b""  # no size of an enum
+            elif step == 0:
+                after = body + 1
+                if not _single(words[start + at], words[start + at + 1], words[start + body]):
+                    return b""
+            else:
+                return b""
             # The next record must begin right there.
             if after + 1 < length:
                 if not marks[after + 1]:
@@ -369,13 +365,22 @@ class TypeIndex:
                 marks[body:after] = bytes(after - body)
             else:
                 info = start + after + 1
-                if info < len(words):
+                if info < total:
                     if not words[info] >> 24:
                         return b""
-                elif info != len(words) + 1:
+                elif info != total + 1:
                     return b""
                 if body < length:
                     marks[body:after] = bytes(min(after, length) - body)
             at = hard.find(1, after)
         self._skip = max(after - length, 0)
         return bytes(marks)
+
+
+def _single(info: int, third: int, body: int) -> bool:
+    """Whether three words can be those of an INT or a DECL_TAG."""
+    if info & VLEN:
+        return False
+    if info >> 24 & KIND == 17:
+        return body <= 0xFFFF or body == 0xFFFFFFFF
+    return third in (1, 2, 4, 8, 16) and not body & 0xF000FF00
