@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, EPERM
+from errno import E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
 
 from pylsm.loader.attr import Cmd
 from pylsm.loader.memlock import kernel_release
@@ -42,6 +42,7 @@ _FIXED: dict[tuple[int, Cmd | None], str] = {
     (ENOTSUPP, Cmd.LINK_CREATE): _NO_TRAMPOLINE,
     (ENOTSUPP, Cmd.PROG_TEST_RUN): "this kernel cannot test-run programs of this type",
     (ENOTSUPP, Cmd.PROG_LOAD): "this kernel was built without what the program needs (JIT, kfuncs, subprograms)",
+    (ENOTSUP, Cmd.LINK_DETACH): "links of this type are detached by closing them and removing their pins",
     (ENOTSUPP, None): "this kernel does not implement it",
     (EINVAL, Cmd.MAP_CREATE): "this kernel does not know this map type, or refuses its sizes or flags",
     (EINVAL, Cmd.BTF_LOAD): "this kernel refuses the type information",

@@ -64,7 +64,8 @@ def open_pinned(path: str | os.PathLike[str], kind: str) -> int:
     try:
         fd = bpf(Cmd.OBJ_GET, PinAttr(pathname=ctypes.addressof(encoded)), f"open the {kind} pinned at {name}")
     except BpfError as error:
-        if error.errno == EACCES and os.geteuid() == 0:
+        # ENOENT: the kernel's own maps.debug and progs.debug, which are nobody's to open.
+        if error.errno == ENOENT or (error.errno == EACCES and os.geteuid() == 0):
             raise _refused(f"{name} is a file of the BPF filesystem but no {kind}", EACCES, Cmd.OBJ_GET) from error
         raise
     found = _KIND_WORDS.get(object_kind(fd), "")
