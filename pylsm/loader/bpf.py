@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from errno import EAGAIN, EINTR, EPERM
+from errno import EAGAIN, EINTR, EMFILE, ENFILE, EPERM
 from typing import Any, TypeVar
 
 from pylsm.loader.arch import system_calls
@@ -83,10 +83,15 @@ def bpf(cmd: Cmd, attr: ctypes.Structure, purpose: str = "") -> int:
 
 def failure(cmd: Cmd, number: int, purpose: str = "") -> BpfError:
     """The exception for a command that failed with errno ``number``."""
-    from pylsm.loader.hints import hint
+    if number in (EMFILE, ENFILE):
+        # Without a free descriptor no further module can be imported.
+        advice = "too many open files: raise `ulimit -n`"
+    else:
+        from pylsm.loader.hints import hint
 
+        advice = hint(cmd, number)
     message = f"cannot {purpose or 'do it'}: BPF_{cmd.name}: {errno_name(number)}"
-    return BpfError(message, errno=number, command=cmd, hint=hint(cmd, number))
+    return BpfError(message, errno=number, command=cmd, hint=advice)
 
 
 def object_kind(fd: int) -> str:

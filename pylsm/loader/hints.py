@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
+from errno import E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
 
 from pylsm.loader.attr import Cmd
 from pylsm.loader.memlock import kernel_release
@@ -49,7 +49,6 @@ _FIXED: dict[tuple[int, Cmd | None], str] = {
     (EINVAL, None): "this kernel does not know the command or one of its options",
     (EACCES, Cmd.OBJ_GET): "the path is not on a BPF filesystem, or may not be read",
     (EBADF, None): "a file descriptor in the request is closed or of another kind",
-    (EMFILE, None): "too many open files: raise `ulimit -n`",
 }
 
 

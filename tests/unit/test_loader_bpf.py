@@ -79,7 +79,7 @@ def test_an_error_names_command_purpose_and_errno_and_is_an_os_error(monkeypatch
         (Cmd.RAW_TRACEPOINT_OPEN, errno.ENOENT, "no tracepoint of that name"),
         (Cmd.MAP_UPDATE_ELEM, errno.E2BIG, "the map is full"),
         (Cmd.MAP_CREATE, errno.ENOMEM, "memory"),
-        (Cmd.LINK_CREATE, errno.EMFILE, "ulimit -n"),
+        (Cmd.LINK_DETACH, errno.ENOTSUP, "closing them"),
         (Cmd.PROG_QUERY, errno.EINVAL, "does not know"),
         (Cmd.PROG_QUERY, errno.ENOENT, ""),
     ],
