@@ -402,8 +402,8 @@ class Asm:
             ``dst`` as a typed pointer when the field points to a struct, else None.
         """
         base = field._register
-        for reference, member in field._arrows:
-            self.emit(op.LDX | op.MEM | op.DW, dst, base, member.offset, reference=reference)
+        for reference in field._arrows:
+            self.emit(op.LDX | op.MEM | op.DW, dst, base, reference=reference)
             base = dst
         member = field._found
         extend = signed and member.signed and (member.is_bitfield or member.size < 8)
@@ -417,12 +417,10 @@ class Asm:
         return Typed(dst, pointee, field._types) if pointee is not None else None
 
     def _load_bits(self, dst: Register, base: Register, field: Field, extend: bool) -> None:
-        bits = bits_of(field._found)
-        width = op.SIZE_OF_BYTES[bits.size]
-        self.emit(op.LDX | op.MEM | width, dst, base, bits.offset, reference=field._bits("load"))
-        self.emit(op.ALU64 | op.LSH, dst, imm=bits.lshift, reference=field._bits("lshift"))
-        shift = op.ARSH if extend else op.RSH
-        self.emit(op.ALU64 | shift, dst, imm=bits.rshift, reference=field._bits("rshift"))
+        width = op.SIZE_OF_BYTES[bits_of(field._found).size]
+        self.emit(op.LDX | op.MEM | width, dst, base, reference=field._bits("load"))
+        self.emit(op.ALU64 | op.LSH, dst, reference=field._bits("lshift"))
+        self.emit(op.ALU64 | (op.ARSH if extend else op.RSH), dst, reference=field._bits("rshift"))
 
     def probe_load(self, dst: Register, field: Field, slot: View) -> Typed | None:
         """`load` through ``bpf_probe_read_kernel``, for pointers the verifier does not trust.
@@ -438,9 +436,9 @@ class Asm:
         base = field._register
         if len(slot) < 8:
             raise OperandError(f"{slot!r} is shorter than 8 bytes", line=caller_line())
-        for reference, member in (*field._arrows, (field._reference, field._found)):
-            size = field._mem(base).size if member is field._found else 8
-            self.address(_REGISTERS[3], Address(base, member.offset, reference))
+        steps = [(reference, 8) for reference in field._arrows]
+        for reference, size in [*steps, (field._reference, field._mem(base).size)]:
+            self.address(_REGISTERS[3], Address(base, 0, reference))
             self.address(_REGISTERS[1], slot)
             self.mov(_REGISTERS[2], size)
             self.call("probe_read_kernel")
@@ -475,8 +473,8 @@ class Asm:
         typed = None
         if isinstance(where, Field):
             base = where._register
-            for reference, member in where._arrows:
-                self.emit(op.LDX | op.MEM | op.DW, dst, base, member.offset, reference=reference)
+            for reference in where._arrows:
+                self.emit(op.LDX | op.MEM | op.DW, dst, base, reference=reference)
                 base = dst
             target = where._types.resolve(where._found.type_id)
             if where._types.type(target).kind.name in ("STRUCT", "UNION"):

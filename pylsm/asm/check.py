@@ -96,7 +96,7 @@ def check_registers(
             if cls == op.JMP and operation == op.EXIT and not is_entry:
                 reads = 0
             if reads & ~state:
-                raise _unwritten(instructions, index, reads & ~state, name)
+                raise _unwritten(instructions, index, reads & ~state, name, entry)
             state |= writes
             if is_call or (cls == op.LD and i.opcode != op.LDDW):
                 state &= ~_CALLER_SAVED
@@ -138,14 +138,21 @@ def _call_arguments(i: Instruction, known: int | None) -> int:
     return len(helper.arguments.rstrip("*")) if helper else 0
 
 
-def _unwritten(instructions: Sequence[Instruction], index: int, missing: int, name: str) -> RegisterError:
-    """The error for a read of an unwritten register, with the last call before it when that clobbered it."""
+def _unwritten(instructions: Sequence[Instruction], index: int, missing: int, name: str, entry: int) -> RegisterError:
+    """The error for a read of an unwritten register, with the last call before it when that clobbered it.
+
+    ``entry``: mask of the registers that are written when the function begins.
+    """
     register = (missing & -missing).bit_length() - 1
     line = instructions[index].line
     if 1 << register & _CALLER_SAVED:
         for before in range(index - 1, -1, -1):
             i = instructions[before]
             if i.opcode & 7 == op.JMP and i.opcode & 0xF0 == op.CALL:
+                if not entry >> register & 1 and not any(
+                    reads_and_writes(i)[1] >> register & 1 for i in instructions[:before]
+                ):
+                    break  # there was nothing to clobber
                 return RegisterError(
                     f"r{register} is read in {name} but the call at {i.line or f'instruction {before}'} clobbered it",
                     hint="calls keep only r6-r9: move the value there before the call, or set it again after",

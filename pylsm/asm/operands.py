@@ -68,7 +68,13 @@ class Address:
         self.reference = reference
 
     def __add__(self, off: int) -> Address:
-        return Address(self.base, self.off + off, self.reference)
+        if self.reference is not None:
+            raise OperandError(
+                "an offset that is only known when the program is loaded cannot be added to",
+                hint="take the address, then add to the register",
+                line=caller_line(),
+            )
+        return Address(self.base, self.off + off)
 
     def __repr__(self) -> str:
         return f"{self.base} {self.off:+d}"

@@ -1,8 +1,8 @@
 """Typed pointers: a register that holds a pointer to a kernel type, and paths of fields from it.
 
 ``file.f_path.dentry.d_name.name`` is a path: embedded members add to an offset, each pointer crossed ends one load.
-The offsets are those of the shapes given at build time only as placeholders; every access carries a `FieldRef` (or a
-`BitsRef`) and is resolved against the running kernel when the program is loaded.
+Where a field is, nobody knows when the program is built, whatever the shapes given then say: the offset is left 0, and
+every access carries a `FieldRef` (or a `BitsRef`) that is resolved against the running kernel when it is loaded.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Field:
         self,
         register: Register,
         types: Btf,
-        arrows: tuple[tuple[FieldRef, Member], ...],
+        arrows: tuple[FieldRef, ...],
         struct: int,
         path: str,
         member: Member | None = None,
@@ -131,7 +131,7 @@ class Field:
         if target.kind is not Kind.PTR:
             return self._step(name)
         pointee = self._types.resolve(target.type_id)
-        arrows = (*self._arrows, (self._reference, self._found))
+        arrows = (*self._arrows, self._reference)
         return Field(self._register, self._types, arrows, pointee, "")._step(name)
 
     def __getitem__(self, index: int) -> Field:
@@ -165,14 +165,14 @@ class Field:
             raise FieldError(
                 f"{self!r} is {member.size} bytes, no single load", hint="take its address", line=caller_line()
             )
-        return Mem(base, member.offset, member.size, False, self._reference)
+        return Mem(base, 0, member.size, False, self._reference)
 
     def _bits(self, what: str) -> BitsRef:
         reference = self._reference
         return BitsRef(reference.struct, reference.path, what, reference.alternatives)
 
     def _address(self, base: Register) -> Address:
-        return Address(base, self._found.offset, self._reference)
+        return Address(base, 0, self._reference)
 
     def _pointee(self) -> int | None:
         """Type id of the struct this field points to, or None."""
@@ -185,7 +185,7 @@ class Field:
         return pointee if self._types.type(pointee).kind in (Kind.STRUCT, Kind.UNION) else None
 
     def __repr__(self) -> str:
-        steps = [reference.path for reference, _ in self._arrows]
+        steps = [reference.path for reference in self._arrows]
         return "->".join([repr(self._register), *steps, self._path])
 
 

@@ -454,3 +454,11 @@ def test_labels_say_where_they_are() -> None:
     label = Asm("socket").label("out")
     assert isinstance(label, Label)
     assert repr(label) == f"label out ({__file__}:{label.line.line})"
+
+
+def test_a_call_is_not_blamed_for_what_was_never_written() -> None:
+    a = Asm("socket")
+    a.call("get_prandom_u32")
+    a.mov(R0, R2)
+    a.exit_()
+    refused(RegisterError, "r2 is read in socket but was never written", a.build, line=line_of(a, 1))
