@@ -78,6 +78,7 @@ class Btf:
         self.string_end: int = self._string_base + len(self._strings)
         self._first = 1 if base is None else -1  # id of the first record; -1: not asked for yet
         self._found: dict[tuple[str, Kind | None], int] = {}
+        self._named = -2  # number of the first named type in sorted BTF; -1: not sorted, -2: not looked at
         self._places: dict[int, int] = {}  # ids whose record find() has just come from
 
     # -- where BTF comes from ------------------------------------------------------------------------------
@@ -151,6 +152,10 @@ class Btf:
             return -1
         wanted = -1 if kind is None else int(kind)
         offsets = list(self._offsets(text))
+        if offsets and self._sorted_from() >= 0:
+            number = self._bisect(text, wanted)
+            if number >= 0:
+                return self.first_id + number
         for offset in offsets:
             position = self._index.search(offset, wanted)
             if position >= 0:
@@ -165,6 +170,50 @@ class Btf:
         id = self.first_id + self._index.number(position)
         self._places[id] = position
         return id
+
+    def _sorted_from(self) -> int:
+        """Number of the first named type, if this BTF looks sorted by name; -1 if it does not.
+
+        From Linux 7.0 on, vmlinux has its unnamed types first and then the named ones in the order of strcmp.
+        Nothing in the header says so, but any other BTF of that size names one of its first types.
+        """
+        if self._named == -2:
+            self._named = -1
+            index, words = self._index, self._words
+            if not index.exact and not any(words[index.locate(number)] for number in range(100)):
+                count = index.count()
+                low, high = 0, count
+                while low < high:
+                    middle = (low + high) // 2
+                    if words[index.locate(middle)]:
+                        high = middle
+                    else:
+                        low = middle + 1
+                # A sample will do: what is not found by bisection is still searched for.
+                names = [self._raw_name(number) for number in range(low, count, max((count - low) // 32, 1))]
+                if names and names == sorted(names):
+                    self._named = low
+        return self._named
+
+    def _bisect(self, text: bytes, kind: int) -> int:
+        """Number of the first type with a name and kind in sorted BTF, or -1."""
+        low, high = self._named, self._index.count()
+        while low < high:
+            middle = (low + high) // 2
+            if self._raw_name(middle) < text:
+                low = middle + 1
+            else:
+                high = middle
+        while low < self._index.count() and self._raw_name(low) == text:
+            if kind in (-1, self._words[self._index.locate(low) + 1] >> 24 & KIND):
+                return low
+            low += 1
+        return -1
+
+    def _raw_name(self, number: int) -> bytes:
+        """The name of an own type as it stands in the string section; b"" for one outside of it."""
+        at = self._words[self._index.locate(number)] - self._string_base
+        return self._strings[at : self._strings.find(b"\0", at)] if 0 <= at < len(self._strings) else b""
 
     def _offsets(self, text: bytes) -> Iterator[int]:
         """Where the string sections hold a name as a string of its own."""

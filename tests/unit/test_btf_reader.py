@@ -12,6 +12,7 @@ import pytest
 
 import pylsm.btf.reader
 from pylsm.btf import Btf, BtfError, BtfNotFound, BtfWriter, Kind
+from pylsm.btf.index import TypeIndex
 from pylsm.errors import PylsmError
 
 
@@ -165,6 +166,46 @@ def test_names_that_are_the_tail_of_another_string() -> None:
     assert (btf.find("surname"), btf.find("name"), btf.find("name", Kind.TYPEDEF)) == (1, 2, 2)
     with pytest.raises(BtfNotFound):
         btf.find("ame")
+
+
+def sorted_btf(count: int, *, last: str = "zzz") -> tuple[Btf, dict[tuple[str, Kind], int]]:
+    """As vmlinux is since Linux 7.0: unnamed types, then the others by name; and the first id of each."""
+    writer = BtfWriter()
+    pointers = [writer.ptr(0)]
+    for _ in range(count // 4):
+        pointers.append(writer.ptr(pointers[-1]))
+    named = sorted([f"name_{number * 7919 % 100_003}" for number in range(count)] + ["name_5", "name_50"])
+    first: dict[tuple[str, Kind], int] = {}
+    for number, name in enumerate([*named, last]):
+        if number % 3 == 0:
+            first.setdefault((name, Kind.UNION), writer.union(name, [("m", pointers[0], 0)], 8))
+        first.setdefault((name, Kind.STRUCT), writer.struct(name, [("m", pointers[0], 0)], 8 * (number + 1)))
+    return Btf(writer.encode(), name="sorted"), first
+
+
+@pytest.mark.parametrize("last", ["zzz", "aaa"])
+def test_sorted_btf(last: str) -> None:
+    """Bisected where it is sorted; and where one name is out of order, still found."""
+    btf, first = sorted_btf(4000, last=last)
+    for (name, kind), id in [*first.items()][::37] + [*first.items()][-5:]:
+        assert btf.find(name, kind) == id
+        assert btf.type(id).name == name
+    assert btf._named > 0
+    for name, kind in (("name_", None), ("m", None), ("name_5", Kind.FUNC), ("zzzz", None)):
+        with pytest.raises(BtfNotFound):
+            btf.find(name, kind)
+
+
+def test_bisection_locates_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    btf, first = sorted_btf(4000)
+    btf.find("name_5", Kind.STRUCT)
+    calls = []
+    locate = TypeIndex.locate
+    monkeypatch.setattr(TypeIndex, "locate", lambda self, number: calls.append(number) or locate(self, number))
+    monkeypatch.setattr(TypeIndex, "search", None)
+    name, kind = [*first][3333]
+    assert btf.find(name, kind) == first[name, kind]
+    assert len(calls) < 25
 
 
 def test_enumerators(btf: Btf) -> None:
