@@ -6,7 +6,6 @@ as data.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import NamedTuple
 
@@ -44,15 +43,16 @@ class SourceLine(NamedTuple):
         return f"{self.file}:{self.line}"
 
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-
-
 def caller_line() -> SourceLine:
     """The line outside `pylsm.asm` that is being executed: what an instruction or a mistake is pinned to."""
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(_HERE):
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return SourceLine(frame.f_code.co_filename, frame.f_lineno)
+
+
+#: The directory of this package, as its code objects spell it.
+_PACKAGE = caller_line.__code__.co_filename[: -len("errors.py")]
 
 
 class AsmError(PylsmError):

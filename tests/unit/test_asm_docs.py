@@ -45,8 +45,8 @@ def test_a_page_shows_signature_and_sections() -> None:
         "pylsm.made_up",
         ast.parse(
             '"""A module."""\n__all__ = ["f"]\n'
-            'def f(a: int, *, b: str = "x") -> bytes:\n    """Do ``it``.\n\n"
-            "    Args:\n        a: how\n            often.\n\n'
+            'def f(a: int, *, b: str = "x") -> bytes:\n'
+            '    """Do ``it``.\n\n    Args:\n        a: how\n            often.\n\n'
             '    Raises:\n        ValueError: when not.\n    """\n'
         ),
     )
