@@ -514,13 +514,18 @@ class Asm:
         """``dst = &NAME``: a function of this program, as a callback (two slots)."""
         self.emit(op.LDDW, dst, op.PSEUDO_FUNC, reference=FunctionRef(name))
 
-    def ld_offset(self, dst: Register, struct: str, path: str) -> None:
-        """``dst = offset of a kernel field`` in bytes, known when loaded."""
-        self.emit(op.ALU64 | op.MOV | op.K, dst, reference=FieldRef(struct, path))
+    def ld_offset(self, dst: Register, struct: str, path: str, *alternatives: tuple[str, str]) -> None:
+        """``dst = offset of a kernel field`` in bytes, known when loaded.
 
-    def ld_field_size(self, dst: Register, struct: str, path: str) -> None:
-        """``dst = size of a kernel field`` in bytes, known when loaded."""
-        self.emit(op.ALU64 | op.MOV | op.K, dst, reference=FieldRef(struct, path, "size"))
+        Args:
+            struct, path: the field: "file", "f_path.dentry".
+            alternatives: (struct, path) of the same field in other kernels, tried in order.
+        """
+        self.emit(op.ALU64 | op.MOV | op.K, dst, reference=FieldRef(struct, path, "offset", alternatives))
+
+    def ld_field_size(self, dst: Register, struct: str, path: str, *alternatives: tuple[str, str]) -> None:
+        """``dst = size of a kernel field`` in bytes, known when loaded; arguments as in `ld_offset`."""
+        self.emit(op.ALU64 | op.MOV | op.K, dst, reference=FieldRef(struct, path, "size", alternatives))
 
     def ld_field_exists(self, dst: Register, struct: str, path: str) -> None:
         """``dst = 1`` when the kernel has the field, else 0; the verifier then drops the dead branch."""

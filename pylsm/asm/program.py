@@ -57,6 +57,12 @@ class Program(NamedTuple):
         """The bytes with unresolved references as zero fields; see `pylsm.asm.instruction.encode`."""
         return encode(self.instructions, byteorder)
 
+    def listing(self) -> str:
+        """The program with each source line in front of the instructions it made; see `pylsm.asm.disasm.listing`."""
+        from pylsm.asm.disasm import listing
+
+        return listing(self)
+
     def map(self, name: str) -> MapSpec | None:
         """The map of that name, or None."""
         return next((m for m in self.maps if m.name == name), None)

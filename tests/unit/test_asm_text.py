@@ -6,7 +6,7 @@ import pytest
 
 from pylsm.asm import R0, R1, R2, R3, R6, R10, Asm, AsmError, Instruction, MapSpec, MapType, encode, u32, u64
 from pylsm.asm import opcodes as op
-from pylsm.asm.disasm import Names, disassemble, listing, program_text, to_text
+from pylsm.asm.disasm import Names, disassemble, program_text, to_text
 from pylsm.asm.errors import (
     FallThroughError,
     JumpTargetError,
@@ -272,7 +272,7 @@ def test_program_prints_and_reads_back() -> None:
 
 
 def test_listing_shows_the_source_of_each_expansion() -> None:
-    lines = listing(program().build()).splitlines()
+    lines = program().build().listing().splitlines()
     at = next(n for n, line in enumerate(lines) if 'a.call("map_lookup_elem", SEEN, key)' in line)
     assert [line.split(": ", 1)[1] for line in lines[at + 1 : at + 5]] == [
         "r1 = map[SEEN]",

@@ -248,6 +248,16 @@ def test_alternatives_follow_the_path() -> None:
     assert again.reference == first.reference
 
 
+def test_offsets_and_sizes_have_alternatives() -> None:
+    a = Asm("socket")
+    a.ld_offset(R1, "task_struct", "__state", ("task_struct", "state"))
+    a.ld_field_size(R1, "task_struct", "__state", ("task_struct", "state"))
+    assert [to_text(i) for i in a._body.instructions] == [
+        "r1 = {task_struct.__state | task_struct.state}",
+        "r1 = {size task_struct.__state | task_struct.state}",
+    ]
+
+
 # ---- refusals ----------------------------------------------------------------------------------------------------
 
 
