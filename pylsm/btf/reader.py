@@ -93,28 +93,27 @@ class Btf:
             BtfError: the kernel shows none.
         """
         if Btf._kernel is None:
-            btf = cls.from_file(_SYSFS + "vmlinux")
-            btf.name = f"kernel {os.uname().release}"
-            Btf._kernel = btf
+            Btf._kernel = cls.from_file(_SYSFS + "vmlinux", name=f"kernel {os.uname().release}")
         return Btf._kernel
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], base: Btf | None = None) -> Btf:
+    def from_file(cls, path: str | os.PathLike[str], base: Btf | None = None, *, name: str | None = None) -> Btf:
         """Read BTF from a file: raw BTF, or an ELF object with a .BTF section.
 
         Args:
             path: the file; /sys/kernel/btf/NAME for the running kernel and its modules.
             base: the base of a split BTF. For an ELF object that carries its own (.BTF.base), that is taken.
+            name: what errors call it; None takes the file's name.
 
         Raises:
             BtfError: no such file, unreadable, neither BTF nor ELF, or ELF without BTF.
         """
         from pylsm.btf.files import read
 
-        data, own_base, name = read(os.fspath(path))
+        data, own_base, file_name = read(os.fspath(path))
         if base is None and own_base is not None:
-            base = cls(own_base, name=f"{name} (.BTF.base)")
-        return cls(data, base=base, name=name)
+            base = cls(own_base, name=f"{file_name} (.BTF.base)")
+        return cls(data, base=base, name=file_name if name is None else name)
 
     # -- names ---------------------------------------------------------------------------------------------
 
@@ -180,7 +179,7 @@ class Btf:
         if self._named == -2:
             self._named = -1
             index, words = self._index, self._words
-            if not index.exact and not any(words[index.locate(number)] for number in range(100)):
+            if index.has(100) and not index.exact and not any(words[index.locate(at)] for at in range(100)):
                 count = index.count()
                 low, high = 0, count
                 while low < high:
