@@ -115,6 +115,9 @@ class Probe:
         a.stx(record.uid_gid, R0)
         a.call("ktime_get_ns")
         a.stx(record.time, R0)
+        # The helper pads with zeros on some kernels only; on 6.1 it leaves what was behind the name.
+        a.st(u64[record["comm"]], 0)
+        a.st(u64[record["comm"] + 8], 0)
         a.call("get_current_comm", record["comm"], 16)
 
     def finish(self, counter: str) -> None:
