@@ -278,14 +278,7 @@ class Audit:
     def _drain(self) -> list[Event]:
         events, self._backlog = self._backlog, []
         self._decoder.synchronise()
-        decode = self._decoder.decode
-
-        def take(record: memoryview) -> None:
-            event = decode(record)
-            if event is not None:
-                events.append(event)
-
-        self._ring.drain(take)
+        self._ring.drain_spans(lambda data, spans: events.extend(self._decoder.decode_batch(data, spans)))
         return events
 
     @property
@@ -323,7 +316,12 @@ class Audit:
 
 def _shared(given: Shared, spec: MapSpec) -> Map:
     if given is None:
-        return Map.create(spec)
+        try:
+            return Map.create(spec)
+        except BpfError as error:
+            if error.errno in (errno.EPERM, errno.ENOSYS):  # no privilege, or no bpf(2): no source can work
+                raise UnavailableError({"any source": error}) from error
+            raise
     if isinstance(given, Map):
         return Map.from_fd(given.fileno(), spec)
     if isinstance(given, int):
