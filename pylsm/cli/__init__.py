@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    _hold_standard_descriptors()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command_name is None:
@@ -42,6 +44,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _hold_standard_descriptors() -> None:
+    """Keep 0, 1 and 2 from becoming files of ours where the caller has closed them; using them fails as before."""
+    for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free number: this one
 
 
 def _parser() -> argparse.ArgumentParser:

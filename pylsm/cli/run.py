@@ -93,7 +93,6 @@ class _Child:
         self._interrupted = False
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
-        sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             try:

@@ -18,6 +18,8 @@ NOT_FOUND: Final = 127
 
 def say(message: str) -> None:
     """A line on standard error; lost without a word when nobody listens there."""
+    if sys.stderr is None:  # closed before Python started
+        return
     try:
         sys.stderr.write(f"pylsm: {message}\n")
         sys.stderr.flush()
