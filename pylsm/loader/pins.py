@@ -55,9 +55,9 @@ def open_pinned(path: str | os.PathLike[str], kind: str) -> int:
     """
     name = os.fspath(path)
     if not os.path.lexists(name):
-        raise _refused(f"{name} does not exist: no {kind} is pinned there", ENOENT, Cmd.OBJ_GET)
+        raise _refused(f"{name} does not exist: no {kind} is pinned there", ENOENT, Cmd.OBJ_GET, _LOOK_HINT)
     if os.path.isdir(name):
-        raise _refused(f"{name} is a directory, not a pinned {kind}", EISDIR, Cmd.OBJ_GET)
+        raise _refused(f"{name} is a directory, not a pinned {kind}", EISDIR, Cmd.OBJ_GET, _LOOK_HINT)
     if is_bpf_filesystem(name) is False:
         raise _refused(f"{name} is no pinned {kind}: it is not on a BPF filesystem", EACCES, Cmd.OBJ_GET, _MOUNT_HINT)
     encoded = _c_string(name)
@@ -66,15 +66,18 @@ def open_pinned(path: str | os.PathLike[str], kind: str) -> int:
     except BpfError as error:
         # ENOENT: the kernel's own maps.debug and progs.debug, which are nobody's to open.
         if error.errno == ENOENT or (error.errno == EACCES and os.geteuid() == 0):
-            raise _refused(f"{name} is a file of the BPF filesystem but no {kind}", EACCES, Cmd.OBJ_GET) from error
+            raise _refused(
+                f"{name} is a file of the BPF filesystem but no {kind}", EACCES, Cmd.OBJ_GET, _LOOK_HINT
+            ) from error
         raise
     found = _KIND_WORDS.get(object_kind(fd), "")
     if found and found != kind:
         os.close(fd)
-        raise _refused(f"{name} is a pinned {found}, not a {kind}", EACCES, Cmd.OBJ_GET)
+        raise _refused(f"{name} is a pinned {found}, not a {kind}", EACCES, Cmd.OBJ_GET, _LOOK_HINT)
     return fd
 
 
+_LOOK_HINT = "bpftool -f map show lists maps with the paths they are pinned at"
 _MOUNT_HINT = "use a path below /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)"
 
 
