@@ -83,7 +83,7 @@ class Opener:
                     os.setresuid(uid, uid, uid)
                 os.write(answers, b"\n")
                 with open(commands, "rb", closefd=False) as source:
-                    for line in source:
+                    for line in iter(source.readline, b"end\n"):  # not at its end: later openers inherit the pipe
                         for path in line[:-1].split(b"\0"):
                             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
                         os.write(answers, b"\n")
@@ -100,10 +100,11 @@ class Opener:
 
     def end(self) -> None:
         if self.pid:
+            pid, self.pid = self.pid, 0
+            os.write(self._commands, b"end\n")
             os.close(self._commands)
-            os.waitpid(self.pid, 0)
+            os.waitpid(pid, 0)
             os.close(self._answers)
-            self.pid = 0
 
     def __enter__(self) -> Opener:
         return self

@@ -144,7 +144,9 @@ def test_a_killed_auditor_leaves_nothing_in_the_kernel(tmp_path: Path) -> None:
 
 def test_the_command_of_a_killed_auditor_goes_on(tmp_path: Path) -> None:
     with nothing_left():
-        running = Running("run", "--", "sh", "-c", f"read x; echo done >{tmp_path}/file", stdin=subprocess.PIPE)
+        script = f": >{tmp_path}/began; read x; echo done >{tmp_path}/file"
+        running = Running("run", "--", "sh", "-c", script, stdin=subprocess.PIPE)
+        assert eventually((tmp_path / "began").exists)
         running.signal(signal.SIGKILL)
         running.process.wait()
         running.process.communicate("\n")

@@ -178,3 +178,15 @@ def touch(path: Any) -> None:
 def look(path: Any) -> None:
     """Open for reading and close."""
     os.close(os.open(path, os.O_RDONLY))
+
+
+def deep_directory(base: Any, length: int) -> bytes:
+    """Make directories below ``base`` and go there; a file with a name of what is missing to ``length`` has a path of
+    that length."""
+    os.chdir(base)
+    path = os.fsencode(base)
+    while len(path) + 251 < length - 2:
+        os.mkdir(b"z" * 250)
+        os.chdir(b"z" * 250)
+        path += b"/" + b"z" * 250
+    return path

@@ -24,6 +24,7 @@ from cases.lab import (
     OPENAT2,
     Lab,
     checked,
+    deep_directory,
     libc,
     look,
     mount,
@@ -403,15 +404,9 @@ def test_a_path_longer_than_any_buffer_is_flagged_not_dropped(lab: Lab, tmp_path
 @pytest.mark.parametrize("length", [3000, 4080, 4094, 4095])
 def test_the_longest_path_that_open_takes(lab: Lab, tmp_path: Path, length: int) -> None:
     """PATH_MAX is 4096 with its NUL."""
-    prefix = os.fsencode(tmp_path)
 
     def work() -> bytes:
-        os.chdir(tmp_path)
-        path = prefix
-        while len(path) + 251 < length - 2:
-            os.mkdir(b"z" * 250)
-            os.chdir(b"z" * 250)
-            path += b"/" + b"z" * 250
+        path = deep_directory(tmp_path, length)
         name = b"f" * (length - len(path) - 1)
         fd = os.open(name[:255], os.O_WRONLY | os.O_CREAT)
         assert fd >= 0
