@@ -1,0 +1,131 @@
+"""Feature probes against what is known of this machine, and the kernel's own idea of bpf_attr."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+
+from pylsm.asm import MapType
+from pylsm.btf import Btf, BtfNotFound
+from pylsm.loader import attr, features
+
+pytestmark = pytest.mark.root
+
+
+def test_a_survey_answers_everything_and_leaves_nothing() -> None:
+    Btf.kernel()
+    before = len(os.listdir("/proc/self/fd"))
+    survey = features.survey()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert set(survey) == {"kernel", "program_types", "attach", "map_types", "instructions", "cpu_levels"}
+    for group, answers in survey.items():
+        for name, answer in answers.items():
+            assert isinstance(answer, features.Feature), (group, name)
+            assert (answer.detail == "") == (answer.supported is True), (group, name, answer)
+
+
+@pytest.mark.parametrize("section", ["socket", "xdp", "tc", "cgroup_skb", "raw_tp", "kprobe", "tracepoint"])
+def test_types_that_every_kernel_in_the_matrix_takes(section: str) -> None:
+    assert features.program(section) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "type", [MapType.HASH, MapType.RINGBUF, MapType.LRU_HASH, MapType.LPM_TRIE, MapType.ARRAY_OF_MAPS]
+)
+def test_maps_that_every_kernel_in_the_matrix_takes(type: MapType) -> None:
+    assert features.map_type(type) == (True, "")
+
+
+def test_what_nobody_has() -> None:
+    assert features.program("fentry/no_such_function").supported is False
+    assert features.helper(9999, "socket").supported is False
+    assert "no_such_helper" in features.helper("no_such_helper", "socket").detail
+    assert features.kfunc("no_such_kfunc", "raw_tp").supported is False
+    assert features.attach("raw_tp/no_such_tracepoint").supported is False
+    assert features.program("no_such_section").supported is None
+    assert features.instruction("no_such_instruction").supported is None
+    assert features.cpu_level("v9").supported is None
+    assert features.map_type(MapType.STRUCT_OPS).supported is None
+
+
+def test_helpers_depend_on_the_type_of_program() -> None:
+    assert features.helper("map_lookup_elem", "socket").supported is True
+    assert features.helper("bpf_xdp_adjust_head", "xdp").supported is True
+    assert features.helper("xdp_adjust_head", "socket").supported is False
+    assert features.helper("get_current_pid_tgid", "raw_tp").supported is True
+    assert features.helper("d_path", "socket").supported is False
+    assert features.helper(1, "socket").supported is True
+
+
+def test_a_helper_is_not_there_if_the_program_type_is_not() -> None:
+    for section in features.SECTIONS:
+        if not features.program(section).supported:
+            assert not features.helper("get_current_pid_tgid", section).supported
+
+
+def test_levels_follow_their_instructions() -> None:
+    for level, names in (("v2", ["jlt"]), ("v3", ["jump32"]), ("v4", ["movsx", "ldsx", "bswap", "sdiv", "gotol"])):
+        assert features.cpu_level(level).supported is all(features.instruction(name).supported for name in names)
+
+
+def test_without_privilege_the_answer_is_unknown_not_no() -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            answers = (features.program("raw_tp"), features.map_type(MapType.HASH))
+            good = all(answer.supported is None and "EPERM" in answer.detail for answer in answers)
+            os._exit(0 if good else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+#: Structure → (struct of the kernel, prefix of its members there, members that this kernel may not have yet).
+KERNEL = {
+    attr.MapCreateAttr: ("bpf_attr", ""),
+    attr.ProgLoadAttr: ("bpf_attr", ""),
+    attr.BatchAttr: ("bpf_attr", "batch."),
+    attr.TestRunAttr: ("bpf_attr", "test."),
+    attr.RawTracepointAttr: ("bpf_attr", "raw_tracepoint."),
+    attr.PinAttr: ("bpf_attr", ""),
+    attr.BtfLoadAttr: ("bpf_attr", ""),
+    attr.InfoAttr: ("bpf_attr", "info."),
+    attr.IterCreateAttr: ("bpf_attr", "iter_create."),
+    attr.EnableStatsAttr: ("bpf_attr", "enable_stats."),
+    attr.LinkFdAttr: ("bpf_attr", "link_detach."),
+    attr.MapInfoAttr: ("bpf_map_info", ""),
+    attr.ProgInfoAttr: ("bpf_prog_info", ""),
+    attr.LinkInfo: ("bpf_link_info", ""),
+    attr.BtfInfo: ("bpf_btf_info", ""),
+}
+
+#: Ours → the kernel's name, where they differ (a name that means several things in the union).
+RENAMED = {"attach_obj_fd": "attach_btf_obj_fd", "detail": ""}
+
+
+@pytest.mark.parametrize("structure", KERNEL, ids=lambda structure: structure.__name__)
+def test_layouts_are_this_kernels(structure: type[ctypes.Structure]) -> None:
+    struct, prefix = KERNEL[structure]
+    kernel = Btf.kernel()
+    name = f"union {struct}" if struct == "bpf_attr" else struct
+    compared = 0
+    for field, *_ in structure._fields_:
+        theirs = RENAMED.get(field, field)
+        if field.startswith("_hole") or not theirs:
+            continue
+        try:
+            member = kernel.member(name, prefix + theirs)
+        except BtfNotFound:
+            continue  # newer than this kernel
+        ours = getattr(structure, field)
+        offset = member.bit_offset // 8 if member.is_bitfield else member.offset
+        assert offset == ours.offset, field
+        if not member.is_bitfield:
+            assert member.size == ours.size, field
+        compared += 1
+    assert compared >= len(structure._fields_) // 2
