@@ -1,116 +1,214 @@
-"""What happened, as typed values: one frozen class per kind of record."""
+"""What happened, as typed values: one frozen class per kind of record.
+
+An event keeps its record and decodes a field when it is asked for: most readers need few, and a busy family makes
+hundreds of thousands a second.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
+
+from pylsm.audit.records import (
+    CONNECT,
+    FILE_OPEN,
+    FLAG_BASENAME,
+    FLAG_TRUNCATED,
+    KIND_CONNECT,
+    KIND_OPEN,
+    SOURCE_LSM,
+)
+from pylsm.record import Record
 
 __all__ = ["Connect", "Event", "FileOpen"]
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
-_FMODE_READ, _FMODE_WRITE = 1, 2
+MODES = ("-", "r", "w", "rw")  # by FMODE_READ (1) and FMODE_WRITE (2)
+MINOR_BITS = 20  # the kernel's own dev_t: major << 20 | minor (include/linux/kdev_t.h)
+_U32 = (1 << 32) - 1
+
+
+def _reader(record: Record, field: str) -> Callable[[bytes], int]:
+    """A function that takes an integer field out of a record's bytes."""
+    offset, size = record.field(field)
+    unpack = struct.Struct({2: "=H", 4: "=I", 8: "=Q"}[size]).unpack_from
+    return lambda data: int(unpack(data, offset)[0])
+
+
+# The header is the same in both.
+_flags, _pid_tgid, _uid_gid, _time = (_reader(FILE_OPEN, name) for name in ("flags", "pid_tgid", "uid_gid", "time"))
+_inode, _device, _open_flags, _granted = (
+    _reader(FILE_OPEN, name) for name in ("inode", "device", "open_flags", "granted")
+)
+_family = _reader(CONNECT, "family")
+_COMM = slice(FILE_OPEN.field("comm")[0], sum(FILE_OPEN.field("comm")))
+_PORT = slice(CONNECT.field("port")[0], sum(CONNECT.field("port")))
+_ADDRESS = slice(CONNECT.field("address")[0], sum(CONNECT.field("address")))
 
 
 @dataclass(frozen=True)
-class Connect:
-    """An attempt to connect a socket, whatever became of it.
+class _Recorded:
+    """What every record begins with.
 
     Attributes:
-        pid, tid: process and thread, in the initial pid namespace.
-        uid, gid: real ids in the initial user namespace.
-        comm: the thread's name, at most 15 bytes, any bytes but NUL.
-        time_ns: Unix time in nanoseconds.
-        family: socket.AF_INET or socket.AF_INET6, as the address said (a mapped address: AF_INET6).
-        address: 4 or 16 bytes in network order; 4 for an IPv4-mapped IPv6 address.
-        port: destination port.
-        mapped: the address was an IPv4-mapped IPv6 address.
+        record: its bytes, as they came out of the ring.
+        clock_ns: Unix time less CLOCK_MONOTONIC when it was read, in nanoseconds.
     """
 
-    __slots__ = ("address", "comm", "family", "gid", "mapped", "pid", "port", "tid", "time_ns", "uid")
+    __slots__ = ("clock_ns", "record")
 
-    pid: int
-    tid: int
-    uid: int
-    gid: int
-    comm: bytes
-    time_ns: int
-    family: int
-    address: bytes
-    port: int
-    mapped: bool
+    record: bytes
+    clock_ns: int
+
+    @property
+    def pid(self) -> int:
+        """The process, in the initial pid namespace."""
+        return _pid_tgid(self.record) >> 32
+
+    @property
+    def tid(self) -> int:
+        """The thread, in the initial pid namespace."""
+        return _pid_tgid(self.record) & _U32
+
+    @property
+    def uid(self) -> int:
+        """The real uid, in the initial user namespace."""
+        return _uid_gid(self.record) & _U32
+
+    @property
+    def gid(self) -> int:
+        """The real gid, in the initial user namespace."""
+        return _uid_gid(self.record) >> 32
+
+    @property
+    def comm(self) -> bytes:
+        """The thread's name: at most 15 bytes, any but NUL."""
+        return self.record[_COMM].partition(b"\0")[0]
+
+    @property
+    def time_ns(self) -> int:
+        """Unix time in nanoseconds."""
+        return _time(self.record) + self.clock_ns
+
+
+@dataclass(frozen=True)
+class Connect(_Recorded):
+    """An attempt to connect a socket, whatever became of it."""
+
+    __slots__ = ()
+
+    @property
+    def family(self) -> int:
+        """socket.AF_INET or socket.AF_INET6, as the address said (a mapped address: AF_INET6)."""
+        return _family(self.record)
+
+    @property
+    def port(self) -> int:
+        """Destination port."""
+        return int.from_bytes(self.record[_PORT], "big")
+
+    @property
+    def mapped(self) -> bool:
+        """The address was an IPv4-mapped IPv6 address."""
+        return self.family != socket.AF_INET and self.record[_ADDRESS].startswith(_MAPPED)
+
+    @property
+    def address(self) -> bytes:
+        """4 or 16 bytes in network order; 4 for an IPv4-mapped IPv6 address."""
+        raw = self.record[_ADDRESS]
+        if self.family == socket.AF_INET:
+            return raw[:4]
+        return raw[len(_MAPPED) :] if raw.startswith(_MAPPED) else raw
 
     @property
     def dst_ip(self) -> str:
         """The destination as text, without brackets or port."""
-        return socket.inet_ntop(socket.AF_INET if len(self.address) == 4 else socket.AF_INET6, self.address)
+        address = self.address
+        return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+    @classmethod
+    def make(cls, **fields: Any) -> Connect:
+        """An event from the fields of its record (`records.CONNECT`), 0 where none is given; for tests and tools."""
+        return cls(_record(CONNECT, KIND_CONNECT, fields), 0)
+
+    def __repr__(self) -> str:
+        return f"Connect(pid={self.pid}, comm={self.comm!r}, dst_ip={self.dst_ip!r}, port={self.port})"
 
 
 @dataclass(frozen=True)
-class FileOpen:
-    """A file opened: the kernel allowed it and handed out a file.
+class FileOpen(_Recorded):
+    """A file opened: the kernel allowed it and handed out a file."""
 
-    Attributes:
-        pid, tid, uid, gid, comm, time_ns: as in `Connect`.
-        path: as the process's root sees it, any bytes but NUL.
-        open_flags: O_* flags of the file.
-        granted: FMODE_* bits, as the kernel granted them.
-        device: (major, minor) of the filesystem.
-        inode: inode number on that filesystem.
-        basename: ``path`` is only the last component, since the full path could not be had.
-        truncated: the front of ``path`` is missing.
-    """
+    __slots__ = ()
 
-    __slots__ = (
-        "basename",
-        "comm",
-        "device",
-        "gid",
-        "granted",
-        "inode",
-        "open_flags",
-        "path",
-        "pid",
-        "tid",
-        "time_ns",
-        "truncated",
-        "uid",
-    )
+    @property
+    def path(self) -> bytes:
+        """The path as the process's root sees it; any bytes but NUL."""
+        return self.record[FILE_OPEN.size :].partition(b"\0")[0]
 
-    pid: int
-    tid: int
-    uid: int
-    gid: int
-    comm: bytes
-    time_ns: int
-    path: bytes
-    open_flags: int
-    granted: int
-    device: tuple[int, int]
-    inode: int
-    basename: bool
-    truncated: bool
+    @property
+    def open_flags(self) -> int:
+        """O_* flags of the file."""
+        return _open_flags(self.record)
+
+    @property
+    def granted(self) -> int:
+        """FMODE_* bits, as the kernel granted them."""
+        return _granted(self.record)
 
     @property
     def mode(self) -> str:
         """ "r", "w" or "rw"; "-" for a file opened for neither (open flags 3: ioctl only)."""
-        read, write = self.granted & _FMODE_READ, self.granted & _FMODE_WRITE
-        return ("r" if read else "") + ("w" if write else "") or "-"
+        return MODES[_granted(self.record) & 3]
+
+    @property
+    def device(self) -> tuple[int, int]:
+        """(major, minor) of the filesystem."""
+        device = _device(self.record)
+        return device >> MINOR_BITS, device & (1 << MINOR_BITS) - 1
 
     @property
     def st_dev(self) -> int:
         """The device as ``os.stat`` gives it on a plain filesystem."""
         return os.makedev(*self.device)
 
+    @property
+    def inode(self) -> int:
+        """Inode number on that filesystem."""
+        return _inode(self.record)
+
+    @property
+    def basename(self) -> bool:
+        """``path`` is only the last component, since the full path could not be had."""
+        return bool(_flags(self.record) & FLAG_BASENAME)
+
+    @property
+    def truncated(self) -> bool:
+        """The front of ``path`` is missing."""
+        return bool(_flags(self.record) & FLAG_TRUNCATED)
+
+    @classmethod
+    def make(cls, **fields: Any) -> FileOpen:
+        """An event from the fields of its record (`records.FILE_OPEN`), 0 where none is given; for tests and tools."""
+        return cls(_record(FILE_OPEN, KIND_OPEN, {"path": b"", **fields}), 0)
+
+    def __repr__(self) -> str:
+        return f"FileOpen(pid={self.pid}, comm={self.comm!r}, mode={self.mode!r}, path={self.path!r})"
+
 
 Event = Union[Connect, FileOpen]
 
 
-def destination(address: bytes, family: int) -> tuple[bytes, bool]:
-    """The 16 bytes of a record → (the address, whether it was IPv4-mapped)."""
-    if family == socket.AF_INET:
-        return address[:4], False
-    if address.startswith(_MAPPED):
-        return address[12:], True
-    return address, False
+def _record(layout: Record, kind: int, fields: dict[str, Any]) -> bytes:
+    blank = layout.unpack(bytes(layout.size))
+    values = {**blank, "source": SOURCE_LSM, "kind": kind, **fields}
+    for name in ("comm", "address"):
+        if name in values:
+            values[name] = values[name].ljust(layout.field(name)[1], b"\0")
+    if layout.tail_name:
+        values[layout.tail_name] += b"\0"
+    return layout.pack(values)
