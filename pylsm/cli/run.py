@@ -96,6 +96,10 @@ class _Child:
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                # From now on signals are for the command, although it has yet to begin.
+                for number in (signal.SIGINT, *_FORWARDED):
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        signal.signal(number, signal.SIG_DFL)
                 os.close(self._go)
                 if os.read(go_read, 1):  # nothing: pylsm died
                     _execute(command, failure_write)
@@ -167,8 +171,8 @@ class _Child:
 
 def _execute(command: list[str], failure: int = -1) -> NoReturn:
     """Become the command; if that fails, report the errno to ``failure`` or explain it, and exit."""
-    # Python ignores SIGPIPE, and the caught signals were reset by fork's child; commands expect the defaults.
-    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, *_FORWARDED):
+    # What Python ignores; what is caught gets its default by exec, and what the caller ignored stays ignored.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)

@@ -11,15 +11,20 @@ from typing import Any
 __all__ = ["Signals"]
 
 
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
 class Signals:
     """Catches signals for a ``with`` block: `fileno` is readable when one came, `take` says which.
+
+    Those that end a process stay ignored if they were ignored before, as under nohup.
 
     Args:
         *numbers: the signals.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
-        self._numbers = numbers
+        self._numbers = [n for n in numbers if n not in _ENDING or signal.getsignal(n) is not signal.SIG_IGN]
         self._before: list[tuple[signal.Signals, Any]] = []
         self._caught: list[int] = []
 
