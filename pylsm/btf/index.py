@@ -11,8 +11,9 @@ by one and their bodies blanked. What is left is a string of bytes, one a word, 
 is: counting gives ids, searching gives records, both at the speed of C.
 
 Whether "nearly always" held is checked, for each stretch of the section: records are at least three words, so
-two marks closer than that mean a word was mistaken for a record, and the section is then walked exactly.
-Sections up to 64 KiB are walked exactly in any case.
+two marks closer than that mean a word was mistaken for a record, and the section is then walked exactly; so it
+is when the last record does not end with the section, and when what looks like a kind is none. A record whose
+own length is damaged is noticed when somebody asks for it. Sections up to 64 KiB are walked in any case.
 """
 
 from __future__ import annotations
@@ -280,9 +281,12 @@ class TypeIndex:
         counts = [ones.count(1, low, low + _BLOCK) for low in range(0, length, _BLOCK)]
         total = sum(counts)
         if not self._exact and (not marks or not self._plausible(ones, total, start + length)):
+            chunk = len(self._marks)
             self._exact = True
             self._reset()
-            return self._scan()
+            while len(self._marks) <= chunk:  # callers count on what they have seen to stay there
+                self._scan()
+            return True
         self._marks.append(marks)
         self._uses.append(0)
         self._tables.append(None)
@@ -299,7 +303,20 @@ class TypeIndex:
         lead = self._marks[-1][-2:].translate(_ONE) if self._marks else b"\0"
         if (lead + ones).count(b"\0\0\1") != total:
             return False
-        return end < len(self._words) or not ones[-1]  # a record has a third word
+        if end < len(self._words):
+            return True
+        # The last record ends where the section does, unless something was cut off.
+        at, start = ones.rfind(1), len(self._marks) * _CHUNK
+        for marks in reversed(self._marks):
+            if at >= 0:
+                break
+            start -= _CHUNK
+            at = marks.translate(_ONE).rfind(1)
+        if at < 0:
+            return False
+        info = self._words[start + at]
+        fixed, each = BODY.get(info >> 24 & KIND, (0, 0))
+        return start + at + 2 + fixed + each * (info & VLEN) == end
 
     def _scan_exact(self, start: int, length: int) -> bytes:
         words = self._words

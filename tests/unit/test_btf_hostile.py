@@ -136,6 +136,33 @@ def test_truncation_of_the_type_section_at_every_byte() -> None:
     assert refused > type_len * 0.9
 
 
+def test_truncation_of_a_large_type_section() -> None:
+    """Too large to be walked: counted, and a cut is seen all the same."""
+    writer = BtfWriter()
+    integer = writer.int_("int", 4, True)
+    for number in range(2500):
+        writer.struct(f"s{number}", [("a", integer, 0), ("b", integer, 32)], 8)
+        writer.enum(f"e{number}", [("A", -number), ("B", 0x0C000000)])
+        writer.func(f"f{number}", writer.func_proto(number, [("x", integer)]))
+    data = writer.encode()
+    btf = Btf(data)
+    assert (len(btf), btf._index.exact) == (10_001, False)
+    ends = {btf._index.end(btf._index.locate(number)) * 4 for number in range(len(btf))}
+    type_len, str_off, str_len = struct.unpack_from("<III", data, 12)
+    for length in range(100_000, type_len, 6_404):
+        for near in range(length, length + 64, 4):
+            header = data[:12] + struct.pack("<III", near, near, str_len)
+            cut = Btf(header + data[24 : 24 + near] + data[24 + str_off :], name="cut")
+            assert cut.member("s9", "b").offset == 4
+            if near in ends:
+                assert len(cut) < 10_001
+            else:
+                with pytest.raises(BtfError) as caught:
+                    len(cut)
+                assert caught.value.section == "type"
+                assert near - 64 < (caught.value.offset or 0) < near
+
+
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
 @settings(max_examples=400, deadline=None, derandomize=True)
 def test_mutated_bytes(changes: list[tuple[int, int]], exact: bool) -> None:

@@ -252,6 +252,9 @@ def test_the_counted_index_equals_the_walked_one(made: list[Step]) -> None:
     try:
         walked = TypeIndex(btf._words, exact=True)
         counted = TypeIndex(btf._words, exact=False)
+        last = walked.locate(walked.count() - 1)
+        name, kind = btf._words[last], btf._words[last + 1] >> 24 & 0x7F
+        assert counted.search(name, kind) == walked.search(name, kind)
         positions = [walked.locate(number) for number in range(walked.count())]
         assert [counted.locate(number) for number in range(counted.count())] == positions
         assert [counted.number(position) for position in positions] == list(range(len(positions)))
