@@ -196,7 +196,8 @@ class _Line:
         """Read an integer without a sign."""
         if self.kind() != "number":
             self.fail("a number")
-        return int(self.next(), 0)
+        text = self.next()
+        return int(text, 16 if text[:2] in ("0x", "0X") else 10)
 
     def signed(self) -> int:
         """Read an integer with or without a sign."""
@@ -615,7 +616,7 @@ class _Text:
 
     def __init__(self, text: str, file: str) -> None:
         self.file = file
-        self.lines = text.splitlines()
+        self.lines = text.split("\n")  # as editors count them; str.splitlines knows more ends of line
         names = (re.match(r"\s*\.func\s+([\w.$]+)", line) for line in self.lines)
         self.names = frozenset(found[1] for found in names if found)
         self.instructions: list[Instruction] = []
