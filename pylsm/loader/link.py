@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from errno import EAGAIN, EINVAL
+from errno import EAGAIN, EINVAL, ENOTSUP
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pylsm.loader.attr import Cmd, InfoAttr, IterCreateAttr, LinkCreateAttr, LinkFdAttr, LinkInfo, RawTracepointAttr
@@ -177,7 +177,14 @@ def _attach_iter(program: LoadedProgram, map: Map | None = None, pid: int = 0, t
         return _link_create(program, 0, AttachType.TRACE_ITER)
     # union bpf_iter_link_info: { map_fd } or { tid, pid, pid_fd }, 4 bytes each.
     words = (ctypes.c_uint32 * 4)(*((map.fileno(),) if map is not None else (tid, pid)))
-    return _link_create(program, 0, AttachType.TRACE_ITER, 0, ctypes.addressof(words), ctypes.sizeof(words))
+    link = _link_create(program, 0, AttachType.TRACE_ITER, 0, ctypes.addressof(words), ctypes.sizeof(words))
+    # Before Linux 6.1 the kernel ignores a task: what it took is at byte 32 of its answer (struct bpf_link_info).
+    if map is None and link.info.detail[16:24] == bytes(8):
+        link.close()
+        raise BpfError(
+            f"cannot attach {program.label}: on this kernel it cannot be restricted to a task", errno=ENOTSUP
+        )
+    return link
 
 
 def _attach_kprobe(program: LoadedProgram, cookie: int = 0) -> Link:

@@ -44,6 +44,8 @@ def pin(fd: int, path: str | os.PathLike[str], label: str) -> None:
         raise _refused(
             f"cannot pin {label} to {name}: {directory} is not on a BPF filesystem", EPERM, Cmd.OBJ_PIN, _MOUNT_HINT
         )
+    if "." in os.path.basename(name) and result == -EPERM:
+        raise _refused(f"cannot pin {label} to {name}: a BPF filesystem takes no dots in names", EPERM, Cmd.OBJ_PIN)
     raise failure(Cmd.OBJ_PIN, -result, f"pin {label} to {name}")
 
 

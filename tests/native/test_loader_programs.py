@@ -29,6 +29,7 @@ from pylsm.loader import (
     features,
 )
 from pylsm.loader import program as module
+from pylsm.loader.memlock import kernel_release
 from pylsm.loader.program import enable_run_time_stats
 
 pytestmark = pytest.mark.root
@@ -91,12 +92,16 @@ def _nothing_stays_open() -> Iterator[None]:
 
 @pytest.mark.parametrize("section", ["socket", "tc", "xdp", "cgroup_skb/egress", "syscall"])
 def test_what_a_program_returns(section: str) -> None:
+    if not features.program(section).supported:
+        pytest.skip(f"this kernel has no {section} programs")
     with LoadedProgram.load(returning(1, section)) as program:
         assert program.test_run().retval == 1
         assert program.btf_refusal == ""
 
 
 def test_64_bit_results_come_back_in_the_context_of_a_syscall_program() -> None:
+    if not features.program("syscall").supported:
+        pytest.skip("this kernel has no syscall programs")
     a = Asm("syscall", name="sum")
     a.ldx(R2, u64[R1])
     a.ldx(R6, u64[R1 + 8])
@@ -159,7 +164,7 @@ def test_info_and_code() -> None:
         info = program.info
         assert (info.name, info.type, info.uid, info.gpl_compatible) == ("counting", 1, os.geteuid(), True)
         assert info.map_ids == (made.maps["hits"].info.id,)
-        assert info.verified_insns == 5
+        assert info.verified_insns == (5 if kernel_release() >= (5, 16) else 0)
         assert len(info.tag) == 16
         assert len(program.xlated()) == info.xlated_len >= 6 * 8
         assert program.xlated()[-8:] == bytes([0x95, 0, 0, 0, 0, 0, 0, 0])
@@ -218,7 +223,8 @@ def test_the_verifiers_word_comes_with_the_python_line() -> None:
     assert error.errno == errno.EACCES
     assert error.reason == "R0 invalid mem access 'map_value_or_null'"
     assert error.line is not None and error.line.file == __file__
-    assert error.registers["R0"].startswith("map_value_or_null(")
+    if kernel_release() >= (5, 18):  # before, states are printed only behind jumps
+        assert error.registers["R0"].startswith("map_value_or_null(")
     lines = str(error).splitlines()
     assert lines[0].endswith(f"at {__file__}:{error.line.line}")
     assert lines[1:4] == ["    a.ldx(R1, u64[R0])  # no check for null", "    ^", error.reason]
@@ -309,8 +315,12 @@ def test_an_iterator_is_read() -> None:
         with program.attach() as link:
             text = link.read()
             again = link.read()
-        with program.attach(tid=os.getpid()) as link:
-            assert link.read() == b"...\n"
+        if kernel_release() >= (6, 1):
+            with program.attach(tid=os.getpid()) as link:
+                assert link.read() == b"...\n"
+        else:
+            with pytest.raises(BpfError, match="cannot be restricted"):
+                program.attach(tid=os.getpid())
     assert set(text.split(b"\n")) == {b"...", b""}
     assert text.count(b"\n") > 5
     assert again.count(b"\n") > 5, "each reading runs it anew"
@@ -519,6 +529,8 @@ def test_offsets_into_a_value() -> None:
 
 
 def test_functions_and_callbacks() -> None:
+    if not features.helper("loop", "socket").supported:
+        pytest.skip("this kernel has no bpf_loop")
     a = Asm("socket", name="callback")
     a.st(u64[R10 - 8], 0)
     a.mov(R2, R10)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 SIZE = 65536
 RING = MapSpec("events", MapType.RINGBUF, max_entries=SIZE)
-COUNTS = MapSpec("counts", MapType.ARRAY, key=4, value=24, max_entries=1)  # next number, lost, reserved
+COUNTS = MapSpec("counts", MapType.ARRAY, key=4, value=16, max_entries=1)  # next number, lost
 
 #: Header of a record, bytes (BPF_RINGBUF_HDR_SZ).
 HEADER = 8
@@ -38,8 +38,11 @@ def emitter(length: int, *, discard_odd: bool = False, wake: bool = True) -> Pro
     with a.if_(R0, "==", 0):
         a.atomic_add(u64[R7 + 8], R1)
         a.exit_()
-    a.atomic_add(u64[R7], R1, fetch=True)
     a.mov(R6, R0)
+    a.ldx(R1, u64[R7])
+    a.mov(R2, R1)
+    a.add(R2, 1)
+    a.stx(u64[R7], R2)
     a.stx(u64[R6], R1)
     if length >= 16:
         a.stx(u64[R6 + (length - 8)], R1)
@@ -330,6 +333,7 @@ def test_a_kept_view_keeps_its_memory_and_nothing_breaks(numbered: Producer) -> 
     kept.clear()
 
 
+@pytest.mark.skipif("PYLSM_VM" in os.environ, reason="an emulated machine has no speed")
 def test_a_million_records_in_seconds() -> None:
     """The hot path: the figures themselves are tools/bench's; this guards the order of magnitude."""
     with Producer(56, wake=False, size=1 << 24) as producer:
