@@ -16,6 +16,7 @@ from pylsm.loader.program import LoadedProgram
 
 if TYPE_CHECKING:
     from pylsm.btf import Btf
+    from pylsm.loader.elf import ObjectFile
 
 __all__ = ["Object"]
 
@@ -78,6 +79,23 @@ class Object:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, reuse: Mapping[str, Reused] | None = None) -> ObjectFile:
+        """Open a BPF ELF object (clang's), to be loaded: ``Object.open("probe.bpf.o").load().attach()``.
+
+        Args:
+            path: the file.
+            reuse: maps of others by name, in place of those that it declares; `ObjectFile.load` may add more.
+
+        Raises:
+            ElfError: not such a file, damaged, or with something that is not supported.
+        """
+        from pylsm.loader.elf import ObjectFile
+
+        file = ObjectFile.read(path)
+        file.reuse.update(reuse or {})
+        return file
 
     def attach(self, *names: str, **options: Mapping[str, Any]) -> dict[str, Link]:
         """Attach programs, in the order they were given; all or, if one fails, none.
