@@ -56,7 +56,7 @@ def _hold_standard_descriptors() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from pylsm.cli import attach, check, run
+    from pylsm.cli import attach, btf, build, check, run
 
     parser = _Parser(
         prog="pylsm",
@@ -66,6 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
     commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for module in (run, attach, check):
+    for module in (run, attach, check, build, btf):
         module.add_parser(commands)
     return parser
