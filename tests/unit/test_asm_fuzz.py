@@ -26,7 +26,7 @@ lines = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 texts = st.one_of(st.lists(lines, max_size=5).map("\n".join), st.text(max_size=60))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(texts)
 @example("r1 = 007\nexit")
 @example(".map X hash key=9999999999999\nr0 = 0\nexit")

@@ -195,13 +195,13 @@ def test_far_condition_becomes_its_inverse_over_a_gotol(condition: str) -> None:
     a.mov(R0, 0)
     out = a.label()
     a.jump(R1, condition, R2, out)
-    far(a, 40_000)
+    far(a, 33_000)
     a.bind(out)
     a.exit_()
     built = a.build()
-    assert built.slots == 3 + (3 if condition == "&" else 2) + 40_000 + 1
+    assert built.slots == 3 + (3 if condition == "&" else 2) + 33_000 + 1
     for pair in [(2, 1), (1, 2), (2, 2), ((1 << 64) - 1, 2)]:
-        assert run(a, *pair) == (0 if CONDITIONS[condition](*pair) else 40_000)
+        assert run(a, *pair) == (0 if CONDITIONS[condition](*pair) else 33_000)
 
 
 def test_far_goto_becomes_gotol() -> None:
@@ -211,11 +211,11 @@ def test_far_goto_becomes_gotol() -> None:
     a.jeq(R1, 0, on)
     a.ja(out)
     a.bind(on)
-    far(a, 40_000)
+    far(a, 33_000)
     a.bind(out)
     a.exit_()
     assert [i.opcode for i in a.build().instructions[1:3]] == [0x15, op.JMP32 | op.JA]
-    assert [run(a, value) for value in (0, 1)] == [40_000, 0]
+    assert [run(a, value) for value in (0, 1)] == [33_000, 0]
 
 
 def test_far_backward_jump() -> None:
@@ -283,10 +283,10 @@ def test_may_goto_is_never_relaxed() -> None:
     a.mov(R0, 0)
     out = a.label()
     a.may_goto(out)
-    far(a, 40_000)
+    far(a, 33_000)
     a.bind(out)
     a.exit_()
-    with pytest.raises(RangeError, match="40000"):
+    with pytest.raises(RangeError, match="33000"):
         a.build()
 
 
