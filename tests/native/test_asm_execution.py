@@ -19,7 +19,12 @@ from pylsm.asm.model import Machine
 from pylsm.asm.parse import link
 from pylsm.loader import LoadedProgram
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+RELEASE = tuple(int(part) for part in os.uname().release.split(".")[:2])
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(RELEASE < (6, 6), reason="cpu v4 needs Linux 6.6"),
+]
 
 M64 = op.U64_MAX
 #: Zero, one, minus one, the ends of each width, their neighbours, and two arbitrary patterns.
@@ -248,6 +253,7 @@ def test_atomics() -> None:
     assert compare(cases, PAIRS[::3]) == len(cases) * len(PAIRS[::3])
 
 
+@pytest.mark.skipif(RELEASE < (6, 15), reason="needs Linux 6.15")
 def test_load_acquire_and_store_release() -> None:
     def case(width: object, at: int) -> Case:
         def emit(a: Asm) -> None:

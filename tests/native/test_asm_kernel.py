@@ -36,7 +36,12 @@ from pylsm.asm.disasm import disassemble, to_text
 from pylsm.asm.parse import link, parse
 from pylsm.loader import LoadedProgram, Map
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+RELEASE = tuple(int(part) for part in os.uname().release.split(".")[:2])
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(RELEASE < (6, 15), reason="the newest instructions need Linux 6.15"),
+]
 
 LINE = re.compile(r"^(\d+): \(([0-9a-f]{2})\) (.*?)\s*(?:;.*)?$", re.MULTILINE)
 
