@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pylsm.errors import PylsmError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pylsm.asm.errors import SourceLine
     from pylsm.loader.attr import Cmd
 
@@ -99,7 +101,37 @@ class SpecError(PylsmError, ValueError):
 
 
 class ResolveError(PylsmError):
-    """A reference that this kernel (or this set of maps) has nothing for: a type, field, function, hook or map."""
+    """A reference that this kernel (or this set of maps) has nothing for: a type, field, function, hook or map.
+
+    Looking for the nearest name among a hundred thousand takes a second, and a caller that tries one hook after
+    another never reads it: ``reason`` and ``hint`` are put into words only when somebody reads them.
+
+    Args:
+        message: what could not be resolved, where.
+        reason: why, appended to the message.
+        hint: the next step, or a function that finds it.
+    """
+
+    def __init__(self, message: str, *, reason: object = "", hint: str | Callable[[], str] = "") -> None:
+        super().__init__(message)
+        self._message = message
+        self._reason = reason
+        self._hint = hint
+
+    @property
+    def hint(self) -> str:
+        """The next step, or ""."""
+        if callable(self._hint):
+            self._hint = self._hint()
+        return self._hint
+
+    @hint.setter
+    def hint(self, text: str) -> None:
+        self._hint = text
+
+    def __str__(self) -> str:
+        reason = str(self._reason)
+        return f"{self._message}: {reason}" if reason else self._message
 
 
 class RingCorrupt(PylsmError):

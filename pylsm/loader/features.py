@@ -210,6 +210,15 @@ def helper(name: str | int, section: str) -> Feature:
 
 def kfunc(name: str, section: str) -> Feature:
     """Whether programs of a section may call a kernel function by its BTF id; ``section`` as for `helper`."""
+    from pylsm.btf import Btf, BtfError, BtfNotFound, Kind
+
+    try:
+        types = Btf.kernel()
+        types.find(name, Kind.FUNC)
+    except BtfNotFound:
+        return Feature(False, f"{types.name} has no function {name!r}")
+    except BtfError as error:
+        return Feature(None, str(error))
     return _call(section, Instruction(op.JMP | op.CALL, reference=KfuncRef(name)))
 
 

@@ -146,7 +146,7 @@ class LoadedProgram(Handle):
         try:
             request.describe(described)
             fd, log = request.load(log_level)
-            if fd < 0 and described is not None:
+            if fd < 0 and described is not None and not _was_verified(log):
                 # Which of the two the kernel refused is not in the errno: try without, and if that fails as well
                 # report the first failure, whose log speaks of Python lines.
                 error = -fd
@@ -376,6 +376,12 @@ class _Request:
         return bpf_errno(Cmd.PROG_LOAD, attr)
 
 
+def _was_verified(log: str) -> bool:
+    """Whether the verifier came as far as the instructions: then it took the BTF, which it looks at before."""
+    count = log.rpartition("processed ")[2].partition(" insns")[0]
+    return count.isdigit() and int(count) > 0
+
+
 def _load_failure(program: Program, label: str, number: int, log: str) -> Exception:
     from pylsm.loader.verifier_log import verifier_error
 
@@ -397,10 +403,15 @@ def _attach_id(program: Program, section: Section, kernel: Any) -> int:
         what = {"lsm": "LSM hook", "lsm.s": "LSM hook", "lsm_cgroup": "LSM hook", "tp_btf": "tracepoint"}.get(
             section.name.partition("/")[0], "function"
         )
-        near = [name[len(section.btf_prefix) :] for name in error.nearest if name.startswith(section.btf_prefix)]
+        missing, prefix = error, section.btf_prefix
+
+        def nearest() -> str:
+            names = [name[len(prefix) :] for name in missing.nearest if name.startswith(prefix)]
+            return f"nearest: {', '.join(names)}" if names else ""
+
         raise ResolveError(
             f"program {program.name!r} ({section.name}): {types.name} has no {what} {section.target!r} to attach to",
-            hint=f"nearest: {', '.join(near)}" if near else "",
+            hint=nearest,
         ) from error
 
 

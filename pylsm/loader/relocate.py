@@ -229,4 +229,4 @@ def _is_btf_error(error: Exception) -> bool:
 
 def _located(error: Exception, program: Program, instruction: Instruction) -> ResolveError:
     place = f"{instruction.line}: " if instruction.line else ""
-    return ResolveError(f"{place}program {program.name!r}: {error}", hint=getattr(error, "hint", ""))
+    return ResolveError(f"{place}program {program.name!r}", reason=error, hint=lambda: getattr(error, "hint", ""))

@@ -33,6 +33,7 @@ from pylsm.loader.memlock import kernel_release
 from pylsm.loader.program import enable_run_time_stats
 
 pytestmark = pytest.mark.root
+IN_VM = "PYLSM_VM" in os.environ
 
 HITS = MapSpec("hits", MapType.ARRAY, key=4, value=8, max_entries=1)
 
@@ -230,6 +231,26 @@ def test_the_verifiers_word_comes_with_the_python_line() -> None:
     assert lines[1:4] == ["    a.ldx(R1, u64[R0])  # no check for null", "    ^", error.reason]
     assert "a.ldx(R1, u64[R0])  # no check for null" in error.log, "the kernel quotes the Python line"
     assert "compare the pointer with 0" in error.hint or "NULL check" in error.hint
+
+
+@pytest.mark.skipif(IN_VM, reason="a million instructions take a minute in an emulated machine")
+def test_a_program_that_takes_the_verifier_too_far() -> None:
+    a = Asm("socket", name="explode")
+    a.ldx(R2, u32[R1])
+    a.mov(R6, 0)
+    for bit in range(24):
+        with a.if_(R2, "&", 1 << bit):
+            a.add(R6, 1 << bit)
+    with a.if_(R6, ">", 0):
+        a.mov(R0, 0)
+    a.mov(R0, 0)
+    a.exit_()
+    with pytest.raises(VerifierError) as caught:
+        Object([a.build()])
+    assert caught.value.errno == errno.E2BIG
+    assert caught.value.reason == "BPF program is too large. Processed 1000001 insn"
+    assert caught.value.instruction is not None
+    assert "bpf_loop" in caught.value.hint
 
 
 def test_refusals_of_the_whole_program() -> None:
