@@ -52,10 +52,3 @@ def lab(shared_audit: Audit) -> Iterator[Lab]:
     counts = shared_audit.counts()
     assert (counts.leaked, counts.malformed, counts.foreign) == (0, 0, 0)
     assert shared_audit.family() == set(), "processes stayed behind, or their entries did"
-
-
-@pytest.fixture(scope="session")
-def full_paths(source: str) -> bool:
-    """Whether the kernel itself makes the paths (bpf_d_path); elsewhere the probe walks up the dentries."""
-    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    return source == "lsm" and release >= (6, 1)

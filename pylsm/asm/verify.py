@@ -5,6 +5,7 @@ What is proved, for every path to every exit:
 - r0 holds the verdict that the hook was called with, loaded from the context and never computed with, or the kernel
   ignores what a program of this kind returns;
 - every helper and kfunc called is on the list of `pylsm.asm.effects`, with a map of the program where it takes one;
+- a tail call hands on the context it was given, to a program array that is named as holding proved programs only;
 - every store goes to the stack, to a value of one of the program's maps, or to a ring buffer record.
 
 What is taken for granted: that the kernel's verifier accepts the program, which is what bounds each access (a store
@@ -78,6 +79,7 @@ class Code(NamedTuple):
         starts: name of a function → index of its first instruction.
         callee: call of a helper or kfunc → (its name for people, its effect or None when it may not be called).
         translated: the instructions are the kernel's, which replaces lookups by instructions of its own.
+        tail_calls: names of the program arrays whose programs are proved themselves, for the same hook.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Code(NamedTuple):
     starts: Mapping[str, int]
     callee: Callable[[Instruction], tuple[str, Effect | None]]
     translated: bool = False
+    tail_calls: frozenset[str] = frozenset()
 
 
 def returns_unchanged(
@@ -96,6 +99,7 @@ def returns_unchanged(
     *,
     section: str = "",
     maps: Mapping[int, MapSpec] | None = None,
+    tail_calls: Iterable[str] = (),
 ) -> Proof:
     """Prove that a program observes only: see the head of this module for what that means.
 
@@ -105,6 +109,7 @@ def returns_unchanged(
             a hook whose return value decides nothing.
         section: what the program is, where ``program`` is only instructions.
         maps: the maps by descriptor, where ``program`` has numbers in place of references.
+        tail_calls: names of program arrays that will hold nothing but programs proved for the same hook.
 
     Raises:
         NotProved: at the first instruction that may do more than observe.
@@ -119,10 +124,21 @@ def returns_unchanged(
             names,
             {function.name: function.start for function in program.functions},
             named_callee,
+            tail_calls=frozenset(tail_calls),
         )
     else:
         specs = {spec.name: spec for spec in (maps or {}).values()}
-        code = Code(section.rpartition("/")[2], section, tuple(program), specs, names, {}, named_callee)
+        code = Code(
+            section.rpartition("/")[2],
+            section,
+            tuple(program),
+            specs,
+            names,
+            {},
+            named_callee,
+            False,
+            frozenset(tail_calls),
+        )
     return prove(code, verdict_argument)
 
 
@@ -670,6 +686,8 @@ class _Prover:
                 raise self._fail(index, "it calls a function that is not found")
             return self._enter(index, start, state, state.regs[1:6], frame)
         name, effect = self._code.callee(i)
+        if name == "tail_call" and self._code.tail_calls:
+            return self._tail_call(index, state)
         if effect is None:
             raise self._fail(index, f"{name} is not among the calls that an observer may make")
         self._calls[index] = (name, effect.reason)
@@ -713,6 +731,18 @@ class _Prover:
             result = _KERNEL
         regs[0] = result
         regs[1:6] = [_ANY] * 5
+        return state
+
+    def _tail_call(self, index: int, state: _State) -> _State:
+        """The state after a tail call that did not happen; when it happens, the program called ends this one's run."""
+        regs = state.regs
+        if regs[1] != ("context", 0):
+            raise self._fail(index, f"the context given to tail_call in r1 is {_words(regs[1])}")
+        if regs[2][0] != "map" or regs[2][1] not in self._code.tail_calls:
+            raise self._fail(index, f"tail_call goes to {_words(regs[2])}, whose programs are not proved")
+        self._calls[index] = ("tail_call", "runs a program that is proved as this one is")
+        self._used.setdefault(regs[2][1], "read")
+        regs[0:6] = [_ANY] * 6
         return state
 
     def _enter(self, index: int, start: int, state: _State, arguments: list[_Value], frame: int) -> _State | None:

@@ -18,6 +18,7 @@ from pylsm.audit.records import (
     FILE_OPEN,
     FLAG_BASENAME,
     FLAG_TRUNCATED,
+    FLAG_UNLINKED,
     KIND_CONNECT,
     KIND_OPEN,
     SOURCE_LSM,
@@ -41,8 +42,8 @@ def _reader(record: Record, field: str) -> Callable[[bytes], int]:
 
 # The header is the same in both.
 _flags, _pid_tgid, _uid_gid, _time = (_reader(FILE_OPEN, name) for name in ("flags", "pid_tgid", "uid_gid", "time"))
-_inode, _device, _open_flags, _granted = (
-    _reader(FILE_OPEN, name) for name in ("inode", "device", "open_flags", "granted")
+_inode, _device, _open_flags, _granted, _mnt_ns = (
+    _reader(FILE_OPEN, name) for name in ("inode", "device", "open_flags", "granted", "mnt_ns")
 )
 _family = _reader(CONNECT, "family")
 _COMM = slice(FILE_OPEN.field("comm")[0], sum(FILE_OPEN.field("comm")))
@@ -183,13 +184,23 @@ class FileOpen(_Recorded):
 
     @property
     def basename(self) -> bool:
-        """``path`` is only the last component, since the full path could not be had."""
+        """``path`` is only the last component, since the directories above could not be read."""
         return bool(_flags(self.record) & FLAG_BASENAME)
 
     @property
     def truncated(self) -> bool:
         """The front of ``path`` is missing."""
         return bool(_flags(self.record) & FLAG_TRUNCATED)
+
+    @property
+    def unlinked(self) -> bool:
+        """The file has no name any more; ``path`` then ends in " (deleted)", which a name can do as well."""
+        return bool(_flags(self.record) & FLAG_UNLINKED)
+
+    @property
+    def mnt_ns(self) -> int:
+        """The process's mount namespace, in which ``path`` is meant: the inode of /proc/PID/ns/mnt."""
+        return _mnt_ns(self.record)
 
     @classmethod
     def make(cls, **fields: Any) -> FileOpen:

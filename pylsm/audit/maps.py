@@ -7,13 +7,16 @@ from typing import Final
 from pylsm.asm import MapSpec, MapType
 from pylsm.audit.records import COUNTERS, SCRATCH, SEEN_KEY, TGID
 
-__all__ = ["COUNTS", "RING", "SCRATCHES", "SEEN", "TRACED"]
+__all__ = ["COUNTS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS"]
 
 #: The traced family: tgid in the initial pid namespace → a tag that children inherit.
 TRACED: Final = MapSpec("traced_processes", MapType.HASH, key=TGID, value=4, max_entries=32_768)
 RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
 #: Opens already recorded; the least recently used one makes room.
 SEEN: Final = MapSpec("pylsm_seen", MapType.LRU_HASH, key=SEEN_KEY, value=4, max_entries=65_536)
-COUNTS: Final = MapSpec("pylsm_counts", MapType.PERCPU_ARRAY, key=4, value=COUNTERS, max_entries=1)
+#: One entry for each field of COUNTERS, in their order.
+COUNTS: Final = MapSpec("pylsm_counts", MapType.PERCPU_ARRAY, key=4, value=8, max_entries=len(COUNTERS.fields))
 #: One buffer for each program that can be preempted by another on a CPU; a fourth would count as lost.
 SCRATCHES: Final = MapSpec("pylsm_scratch", MapType.PERCPU_ARRAY, key=4, value=SCRATCH, max_entries=3)
+#: The program that walks a path (pylsm.audit.programs.path), to be tail-called.
+WALKERS: Final = MapSpec("pylsm_walkers", MapType.PROG_ARRAY, key=4, value=4, max_entries=1)

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from pylsm.asm import Program
 from pylsm.asm.verify import returns_unchanged, why_no_veto
+from pylsm.audit.maps import WALKERS
 
 if TYPE_CHECKING:
     from pylsm.asm.proof import Proof
     from pylsm.btf import Btf
 
-__all__ = ["require_observe_only", "verdict_argument"]
+__all__ = ["TAIL_CALLS", "require_observe_only", "verdict_argument"]
+
+#: Program arrays that the audit fills, with programs that are proved like the others.
+TAIL_CALLS = (WALKERS.name,)
 
 
 def require_observe_only(programs: Sequence[Program], kernel: Btf | None = None) -> list[Proof]:
@@ -26,7 +30,10 @@ def require_observe_only(programs: Sequence[Program], kernel: Btf | None = None)
         NotProved: one of them may do more; nothing of it should be attached then.
         BtfNotFound: this kernel has no such hook.
     """
-    return [returns_unchanged(program, verdict_argument(program.section, kernel)) for program in programs]
+    return [
+        returns_unchanged(program, verdict_argument(program.section, kernel), tail_calls=TAIL_CALLS)
+        for program in programs
+    ]
 
 
 def verdict_argument(section: str, kernel: Btf | None = None) -> int | None:

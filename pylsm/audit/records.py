@@ -18,6 +18,7 @@ __all__ = [
     "FILE_OPEN",
     "FLAG_BASENAME",
     "FLAG_TRUNCATED",
+    "FLAG_UNLINKED",
     "KIND_CONNECT",
     "KIND_OPEN",
     "PATH_MAX",
@@ -32,10 +33,12 @@ SOURCE_LSM: Final = 8
 KIND_CONNECT: Final = 1
 KIND_OPEN: Final = 2
 
-#: The path is only the last component: the full path could not be had.
+#: The path is only the last component: the directories above it could not be read.
 FLAG_BASENAME: Final = 1
-#: The front of the path is missing: it is longer than the kernel side walks.
+#: The front of the path is missing: it is longer than PATH_MAX, or a directory above could not be read.
 FLAG_TRUNCATED: Final = 2
+#: The file has no name any more: no link, or its directory entry is gone. A path's " (deleted)" can be part of a name.
+FLAG_UNLINKED: Final = 4
 
 #: Longest path in a record, its NUL included (include/uapi/linux/limits.h).
 PATH_MAX: Final = 4096
@@ -67,7 +70,7 @@ FILE_OPEN: Final = Record(
     "device" / Int32un,  # as in the kernel: major << 20 | minor
     "open_flags" / Int32un,  # file->f_flags, O_*
     "granted" / Int32un,  # file->f_mode, FMODE_*
-    "reserved" / Int32un,
+    "mnt_ns" / Int32un,  # the process's mount namespace, as stat /proc/PID/ns/mnt gives it
     "path" / GreedyBytes,  # as long as it is, with its NUL
 )
 
@@ -97,14 +100,23 @@ COUNTERS: Final = Record(
 
 TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)
 
-# Where a record of variable length is put together. `busy` keeps a program that preempts another on the same CPU
-# from writing into the other's buffer. `build` is filled from its end by the walk over dentries.
+# Where a record of variable length is put together. `owner` is the thread that does so: a program that preempts another
+# on the same CPU must not write into its buffer. The fields up to `record` are the state of the walk over dentries
+# (pylsm.audit.programs.path), which fills `build` from its end.
 _BUILD = PATH_MAX + 256
-SCRATCH_RECORD: Final = 8
 SCRATCH: Final = Record(
     "pylsm_scratch",
-    "busy" / Int32un,
-    "reserved" / Int32un,
+    "owner" / Int32un,  # a tid, 0: free
+    "resumed" / Int32un,  # how often the walk went on in a further run
+    "file" / Int64un,
+    "dentry" / Int64un,
+    "mount" / Int64un,  # struct vfsmount
+    "mount_root" / Int64un,  # its root
+    "root_dentry" / Int64un,
+    "root_mount" / Int64un,
+    "start" / Int32un,  # of the text behind the path, in `build`
+    "place" / Int32un,  # of the path's first byte so far, in `build`
     "record" / Bytes(FILE_OPEN.size + PATH_MAX),
     "build" / Bytes(_BUILD),
 )
+SCRATCH_RECORD: Final = SCRATCH.field("record")[0]

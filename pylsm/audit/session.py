@@ -147,7 +147,7 @@ class Audit:
                     raise
                 continue
             try:
-                opened.attach()
+                opened.attach(*(name for name in opened.programs if name != self._walker))
                 self._self_test(source)
             except BaseException:
                 opened.close()
@@ -156,12 +156,16 @@ class Audit:
         raise AssertionError("a source without variants")
 
     def _load(self, source: Source, variant: Variant) -> Object:
-        programs = [*family_programs(), *source.programs(variant)]
+        walker = source.walker(variant)
+        programs = [*family_programs(), *source.programs(variant), walker]
         require_observe_only(programs)
-        return Object(
+        loaded = Object(
             programs,
             reuse={maps.TRACED.name: self._traced, maps.RING.name: self._ring_map},
         )
+        self._walker = walker.name
+        loaded.maps[maps.WALKERS.name].update(bytes(4), struct.pack("=I", loaded.programs[walker.name].fileno()))
+        return loaded
 
     def _self_test(self, source: Source) -> None:
         """Open a file and connect a socket as a traced process, and see both.
@@ -288,8 +292,11 @@ class Audit:
 
     def counts(self) -> Counts:
         """The counts since the audit began."""
-        per_cpu = self._object.maps[maps.COUNTS.name].lookup(bytes(4))
-        totals = [sum(values) for values in zip(*(COUNTERS.unpacker.unpack_from(cpu) for cpu in per_cpu))]
+        counters = self._object.maps[maps.COUNTS.name]
+        totals = [
+            sum(int.from_bytes(cpu, sys.byteorder) for cpu in counters.lookup(_key(index)))
+            for index in range(len(COUNTERS.fields))
+        ]
         decoder = self._decoder
         now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked)
         return Counts._make(a - b for a, b in zip(now, self._baseline))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from pylsm.asm import Program
 from pylsm.audit.programs import family, syscalls
-from pylsm.audit.programs.file_open import file_open
+from pylsm.audit.programs.file_open import file_open, path_walker
+from pylsm.audit.programs.hooks import FENTRY, KPROBE, LSM, Hook
 from pylsm.audit.programs.socket_connect import socket_connect
 
-__all__ = ["SOURCES", "Source", "Variant"]
+__all__ = ["SOURCES", "Source", "Variant", "family_programs"]
 
 
 class Variant(NamedTuple):
-    """What programs may use of a kernel; the first variant that the verifier takes is used."""
+    """What programs may use of a kernel; the first variant that the verifier takes is used.
+
+    Attributes:
+        name: for people.
+        path: how the path of a file is had, one of ``file_open.PATHS``.
+        typed_task: the kernel has the helper get_current_task_btf (5.11).
+        fetching_atomics: the kernel has fetching atomics (5.12).
+    """
 
     name: str
     path: str
@@ -26,24 +35,39 @@ class Source(NamedTuple):
     """A way to see events.
 
     Attributes:
-        name: as given to ``--source``.
+        name: as given to ``--backend``.
         blind_spots: what it cannot see, for the operator.
         variants: in the order they are tried.
-        programs: the hook programs of a variant; the family's come before them.
+        kernel_btf: it needs the running kernel's own type information; otherwise a BTF file will do.
+        programs: the programs of a variant, to be attached; the family's come before them.
+        walker: a variant's program for the map `maps.WALKERS`, to be put there before the others are attached.
     """
 
     name: str
     blind_spots: tuple[str, ...]
     variants: tuple[Variant, ...]
+    kernel_btf: bool
     programs: Callable[[Variant], list[Program]]
+    walker: Callable[[Variant], Program]
 
 
-def _lsm(variant: Variant) -> list[Program]:
-    return [socket_connect(), file_open(variant.path, typed_task=variant.typed_task, atomics=variant.fetching_atomics)]
+def _hooks(hook: Hook, variant: Variant) -> list[Program]:
+    """Programs where the kernel asks its security modules."""
+    opens = file_open(variant.path, hook, typed_task=variant.typed_task, atomics=variant.fetching_atomics)
+    return [socket_connect(hook), opens]
+
+
+def _hook_walker(hook: Hook, variant: Variant) -> Program:
+    verdict = 1 if hook.verdict else None
+    return path_walker(hook.section("file_open"), "file_open_walk", verdict, typed_task=variant.typed_task)
 
 
 def _raw_tracepoint(variant: Variant) -> list[Program]:
     return [syscalls.sys_enter(), syscalls.sys_exit(typed_task=variant.typed_task, atomics=variant.fetching_atomics)]
+
+
+def _raw_tracepoint_walker(variant: Variant) -> Program:
+    return path_walker("raw_tp/sys_exit", "sys_exit_walk", typed_task=variant.typed_task)
 
 
 def family_programs() -> list[Program]:
@@ -51,20 +75,41 @@ def family_programs() -> list[Program]:
     return [family.sched_process_fork(), family.sched_process_exit()]
 
 
+_D_PATH: Final = Variant("d_path", "d_path", True, True)
+_D_PATH_OLD: Final = Variant("d_path-5.10", "d_path", False, False)
+_WALK: Final = Variant("walk", "walk", True, True)
+_WALK_OLD: Final = Variant("walk-5.10", "walk", False, False)
+
+_NOT_HOOKED: Final = (
+    "opens and connects that fail before the kernel's security hooks (no such file, mode bits)",
+    "O_PATH opens (they give no access; re-opening through /proc/self/fd is seen)",
+    "sendto and sendmsg without connect, TCP Fast Open among them",
+)
+_DENIED: Final = "the verdict of the security modules: what one of them denies is shown like what is allowed"
+
 SOURCES: Final = (
+    # Before 6.1 the verifier refuses bpf_d_path in this hook.
+    Source("lsm", _NOT_HOOKED, (_D_PATH, _WALK, _WALK_OLD), True, partial(_hooks, LSM), partial(_hook_walker, LSM)),
     Source(
-        "lsm",
+        "fentry",
+        (*_NOT_HOOKED, _DENIED),
+        (_D_PATH, _D_PATH_OLD),
+        True,
+        partial(_hooks, FENTRY),
+        partial(_hook_walker, FENTRY),
+    ),
+    Source(
+        "kprobe",
         (
-            "opens and connects that fail before the kernel's security hooks (no such file, mode bits)",
-            "O_PATH opens (they give no access; re-opening through /proc/self/fd is seen)",
-            "sendto and sendmsg without connect, TCP Fast Open among them",
+            *_NOT_HOOKED,
+            _DENIED,
+            "the true path of a file that is renamed or unmounted just then",
+            "what happens inside another kprobe of the same CPU",
         ),
-        (
-            Variant("d_path", "d_path", True, True),
-            # before 6.1 the verifier refuses bpf_d_path in this hook; before 5.12 there are no fetching atomics
-            Variant("walk", "walk", False, False),
-        ),
-        _lsm,
+        (_WALK, _WALK_OLD),
+        False,
+        partial(_hooks, KPROBE),
+        partial(_hook_walker, KPROBE),
     ),
     Source(
         "raw_tracepoint",
@@ -73,7 +118,9 @@ SOURCES: Final = (
             "opens that fail, O_PATH opens",
             "sendto and sendmsg without connect, TCP Fast Open among them",
         ),
-        (Variant("walk", "walk", True, True), Variant("walk-5.10", "walk", False, False)),
+        (_WALK, _WALK_OLD),
+        False,
         _raw_tracepoint,
+        _raw_tracepoint_walker,
     ),
 )

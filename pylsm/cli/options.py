@@ -111,11 +111,16 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument("-q", "--quiet", action="store_true", help="no banner, no counts at the end unless any is lost")
     kernel = parser.add_argument_group("kernel side")
     kernel.add_argument(
-        "--source",
-        choices=("auto", "lsm", "raw_tracepoint"),
+        "--backend",
+        choices=("auto", "lsm", "fentry", "kprobe", "raw_tracepoint"),
         default="auto",
-        help="where events come from: LSM hooks, or raw system call tracepoints, which see less (default: the first "
-        "that works)",
+        help="where events come from: LSM hooks; the entry of the kernel functions that call them, by trampoline or by "
+        "kprobe; or system call tracepoints, which see less (default: the first of these that works)",
+    )
+    kernel.add_argument(
+        "--btf",
+        metavar="FILE",
+        help="type information of this kernel, for one without its own: a vmlinux or raw BTF (kprobe, raw_tracepoint)",
     )
     kernel.add_argument(
         "--if-unavailable",
@@ -158,9 +163,8 @@ def open_audit(options: argparse.Namespace) -> Audit:
         SkipAudit: LSM hooks cannot be used, and the user said to go on without.
         PylsmError: it cannot be started.
     """
-    source = "lsm" if options.if_unavailable != "auto" else options.source
-    if options.source == "raw_tracepoint":
-        source = options.source
+    # Who refuses or skips what is weaker means LSM hooks, unless another backend is asked for by name.
+    source = "lsm" if options.backend == "auto" and options.if_unavailable != "auto" else options.backend
     try:
         return Audit(
             source=source,
@@ -178,8 +182,13 @@ def open_audit(options: argparse.Namespace) -> Audit:
 
 def announce(audit: Audit, what: str, quiet: bool) -> None:
     """Say what is traced, by what, and what that cannot see."""
-    for name, reason in audit.refused.items():
-        say(f"warning: {name} cannot be used ({reason}); falling back to {audit.source.name}, which sees less")
+    if audit.refused:
+        (first, reason), *others = audit.refused.items()
+        more = f", nor {', '.join(name for name, _ in others)}" if others else ""
+        say(
+            f"warning: {first} cannot be used ({reason}){more}; falling back to {audit.source.name}, which sees less "
+            "(`pylsm check` has all the reasons)"
+        )
     if not quiet:
         say(f"attached to {what}; source {audit.source.name}")
         say("not seen by it: " + "; ".join(audit.source.blind_spots))

@@ -66,7 +66,7 @@ def _load(source: Source) -> tuple[Variant, Object]:
     from pylsm.loader import Object, VerifierError
 
     for variant in source.variants:
-        programs = [*family_programs(), *source.programs(variant)]
+        programs = [*family_programs(), *source.programs(variant), source.walker(variant)]
         require_observe_only(programs)
         try:
             return variant, Object(programs)
@@ -77,7 +77,7 @@ def _load(source: Source) -> tuple[Variant, Object]:
 
 
 def _read_back(opened: Object) -> list[dict[str, Any]]:
-    from pylsm.audit.proof import require_observe_only, verdict_argument
+    from pylsm.audit.proof import TAIL_CALLS, require_observe_only, verdict_argument
     from pylsm.btf import Btf
     from pylsm.loader.readback import prove_loaded, tags
     from pylsm.loader.relocate import resolve
@@ -87,7 +87,7 @@ def _read_back(opened: Object) -> list[dict[str, Any]]:
         program = loaded.program
         assert program is not None
         (sent,) = require_observe_only([program])
-        proof = prove_loaded(loaded, verdict_argument(program.section))
+        proof = prove_loaded(loaded, verdict_argument(program.section), tail_calls=TAIL_CALLS)
         descriptors = {map_name: map_.fileno() for map_name, map_ in opened.maps.items()}
         resolved = resolve(program, descriptors, Btf.kernel)
         tag = loaded.info.tag

@@ -38,19 +38,24 @@ __all__ = ["prove_loaded", "tags"]
 
 _KALLSYMS = "/proc/kallsyms"
 _BASE = "__bpf_call_base"
+#: The kernel shows this call by the helper's number, having replaced it by an instruction of its own.
+_TAIL_CALL = 12
 #: Map operations by the function that implements them: "__htab_map_lookup_elem", "percpu_array_map_lookup_elem".
 _MAP_OPERATION = re.compile(r"_*(?:bpf_)?(?:[a-z0-9]+_)*map_(lookup|update|delete|push|pop|peek)_elem\Z")
 #: Variants of a helper for some kinds of program do the same ("bpf_get_stackid_raw_tp").
 _VARIANTS = ("_raw_tp", "_tp", "_tracing", "_recur", "_compat", "_pe")
 
 
-def prove_loaded(program: LoadedProgram, verdict_argument: int | None, *, section: str = "") -> Proof:
+def prove_loaded(
+    program: LoadedProgram, verdict_argument: int | None, *, section: str = "", tail_calls: Iterable[str] = ()
+) -> Proof:
     """Prove of a loaded program that it only observes (`pylsm.asm.verify`), from what the kernel gives back.
 
     Args:
         program: loaded by this process, or opened by id or path.
         verdict_argument: as for `returns_unchanged`.
         section: what it is, where ``program`` does not say.
+        tail_calls: as for `returns_unchanged`.
 
     Raises:
         NotProved: it may do more.
@@ -80,6 +85,8 @@ def prove_loaded(program: LoadedProgram, verdict_argument: int | None, *, sectio
     names = _functions(calls)
 
     def callee(i: Instruction) -> tuple[str, Effect | None]:
+        if i.imm == _TAIL_CALL:
+            return "tail_call", None
         if i.src != op.CALL_HELPER:
             return f"kernel function {i.imm}", None
         found = names.get(i.imm, [])
@@ -99,6 +106,7 @@ def prove_loaded(program: LoadedProgram, verdict_argument: int | None, *, sectio
         {},
         callee,
         translated=True,
+        tail_calls=frozenset(tail_calls),
     )
     return prove(code, verdict_argument)
 

@@ -12,7 +12,7 @@ from socket import AF_INET
 from typing import Any
 
 from pylsm.audit.events import MINOR_BITS, MODES, Connect, Event
-from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_BASENAME, FLAG_TRUNCATED
+from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
 
 __all__ = ["render", "to_dict"]
 
@@ -36,10 +36,13 @@ def render(event: Event) -> str:
         )
         name = "connect"
     else:
-        _, _, flags, pid_tgid, uid_gid, time, comm, inode, device, open_flags, granted, _ = _unpack_open(event.record)
+        (_, _, flags, pid_tgid, uid_gid, time, comm, inode, device, open_flags, granted, mnt_ns) = _unpack_open(
+            event.record
+        )
         rest = (
             f'{_text("path", event.path)},"mode":"{MODES[granted & 3]}","open_flags":{open_flags}'
             f',"device":"{device >> MINOR_BITS}:{device & _MINOR_MASK}","inode":{inode}'
+            f',"mnt_ns":{mnt_ns},"unlinked":{_BOOL[flags & FLAG_UNLINKED != 0]}'
             f',"basename":{_BOOL[flags & FLAG_BASENAME != 0]},"truncated":{_BOOL[flags & FLAG_TRUNCATED != 0]}'
         )
         name = "open"

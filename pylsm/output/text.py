@@ -17,8 +17,8 @@ def render(event: Event, *, timestamps: bool = False) -> str:
         event: the event.
         timestamps: begin with the UTC time, to the nanosecond (RFC 3339).
 
-    What is unusual about an event comes in a ``flags=`` field: ``v4mapped`` behind a destination, ``basename`` or
-    ``truncated`` before a path. The path comes last, since it may hold spaces.
+    What is unusual about an event comes in a ``flags=`` field: ``v4mapped`` behind a destination, ``basename``,
+    ``truncated`` or ``unlinked`` before a path. The path comes last, since it may hold spaces.
     """
     head = f"{_stamp(event.time_ns)} " if timestamps else ""
     who = f"pid={event.pid} comm={escape(event.comm, spaces=True)}"
@@ -26,8 +26,9 @@ def render(event: Event, *, timestamps: bool = False) -> str:
         host = event.dst_ip if len(event.address) == 4 else f"[{event.dst_ip}]"
         flags = " flags=v4mapped" if event.mapped else ""
         return f"{head}[LSM] connect {who} dst={host}:{event.port}{flags}"
-    flags = "flags=basename " if event.basename else "flags=truncated " if event.truncated else ""
-    return f"{head}[LSM] open {who} mode={event.mode} {flags}path={escape(event.path)}"
+    flags = ",".join(name for name in ("basename", "truncated", "unlinked") if getattr(event, name))
+    unusual = f"flags={flags} " if flags else ""
+    return f"{head}[LSM] open {who} mode={event.mode} {unusual}path={escape(event.path)}"
 
 
 def _stamp(time_ns: int) -> str:

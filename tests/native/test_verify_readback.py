@@ -10,6 +10,7 @@ import pytest
 
 from pylsm.asm import R0, R1, R2, R6, Asm, MapSpec, MapType, u32, u64
 from pylsm.asm.proof import NotProved
+from pylsm.audit.proof import TAIL_CALLS
 from pylsm.audit.sources import SOURCES, family_programs
 from pylsm.btf import Btf
 from pylsm.loader import LoadedProgram, Map, Object, ResolveError
@@ -21,9 +22,10 @@ pytestmark = pytest.mark.root
 
 def test_what_this_kernel_runs_is_proved() -> None:
     source = next(source for source in SOURCES if source.name == "raw_tracepoint")
-    with Object([*family_programs(), *source.programs(source.variants[0])]) as opened:
+    variant = source.variants[0]
+    with Object([*family_programs(), *source.programs(variant), source.walker(variant)]) as opened:
         for program in opened.programs.values():
-            proof = prove_loaded(program, None)
+            proof = prove_loaded(program, None, tail_calls=TAIL_CALLS)
             assert proof.exits and proof.instructions >= len(program.program.instructions) - 2  # type: ignore[union-attr]
             resolved = resolve(
                 program.program,  # type: ignore[arg-type]
@@ -69,7 +71,6 @@ def test_a_helper_is_told_by_its_address() -> None:
 
 def test_a_writing_program_is_refused_by_the_attach_of_an_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     from pylsm.audit import session
-    from pylsm.audit.sources import Source
 
     def bad(variant: object) -> list[object]:
         a = Asm("raw_tp/sys_enter")
@@ -81,7 +82,7 @@ def test_a_writing_program_is_refused_by_the_attach_of_an_audit(monkeypatch: pyt
         return [a.build()]
 
     source = next(source for source in SOURCES if source.name == "raw_tracepoint")
-    monkeypatch.setattr(session, "SOURCES", (Source("raw_tracepoint", (), source.variants, bad),))  # type: ignore[arg-type]
+    monkeypatch.setattr(session, "SOURCES", (source._replace(programs=bad),))  # type: ignore[arg-type]
     with pytest.raises(session.UnavailableError, match="send_signal is not among the calls"):
         session.Audit(source="raw_tracepoint")
 
@@ -123,7 +124,7 @@ def test_check_prove() -> None:
     loaded = [source for source in report["sources"] if source["loaded"]]
     assert loaded
     for source in loaded:
-        assert len(source["programs"]) == 4
+        assert len(source["programs"]) == 5
         for program in source["programs"]:
             assert program["tag_is_of_what_was_sent"], program["name"]
             assert program["read_back"]["exits"] and program["sent"]["exits"]

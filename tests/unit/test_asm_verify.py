@@ -10,6 +10,7 @@ from pylsm.asm import R0, R1, R2, R3, R6, R7, R10, Asm, MapSpec, MapType, Progra
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.proof import NotProved
 from pylsm.asm.verify import returns_unchanged
+from pylsm.audit.proof import TAIL_CALLS
 from pylsm.audit.sources import SOURCES, family_programs
 from pylsm.btf import declare
 
@@ -21,7 +22,7 @@ SHIPPED = [
     pytest.param(program, id=f"{source.name}-{variant.name}-{program.name}")
     for source in SOURCES
     for variant in source.variants
-    for program in (*family_programs(), *source.programs(variant))
+    for program in (*family_programs(), *source.programs(variant), source.walker(variant))
 ]
 
 
@@ -37,12 +38,12 @@ def refused(a: Asm, reason: str, verdict: int | None = 1) -> NotProved:
 
 @pytest.mark.parametrize("program", SHIPPED)
 def test_every_shipped_program_observes_only(program: Program) -> None:
-    proof = returns_unchanged(program, VERDICTS.get(program.section))
+    proof = returns_unchanged(program, VERDICTS.get(program.section), tail_calls=TAIL_CALLS)
     assert proof.exits and proof.paths >= len(proof.exits) and not proof.unreachable
     if program.section in VERDICTS:
         assert [end.returns for end in proof.exits] == [f"the verdict (argument {VERDICTS[program.section]})"]
     else:
-        assert "ignore" in proof.why
+        assert proof.why
     called = {i.imm for i in program.instructions if i.opcode == 0x85}
     assert len(proof.helpers) == len(called) and all(reason for _, _, reason in proof.helpers)
     assert {name for name, _ in proof.maps} == {spec.name for spec in program.maps}
@@ -56,7 +57,7 @@ def test_the_start_of_an_audit_pays_a_few_milliseconds() -> None:
     for _ in range(5):
         began = time.perf_counter()
         for program in programs:
-            returns_unchanged(program, VERDICTS.get(program.section))
+            returns_unchanged(program, VERDICTS.get(program.section), tail_calls=TAIL_CALLS)
         best = min(best, time.perf_counter() - began)
     assert best < 0.010
 
@@ -176,6 +177,30 @@ def test_another_verdict_on_one_path_is_refused() -> None:
     a.ldx(R0, u64[R6 + 8])
     a.exit_()
     assert refused(a, "the number -1").index == 4
+
+
+NEXT = MapSpec("next", MapType.PROG_ARRAY, key=4, value=4, max_entries=1)
+
+
+def tail_caller(context: int = 0) -> Asm:
+    a = hook()
+    a.mov(R6, R1)
+    a.mov(R7, R6)
+    if context:
+        a.add(R7, context)
+    a.call("tail_call", R7, NEXT, 0)
+    a.ldx(R0, u64[R6 + 8])
+    a.exit_()
+    return a
+
+
+def test_a_tail_call_goes_where_proved_programs_are() -> None:
+    proof = returns_unchanged(tail_caller().build(), 1, tail_calls=["next"])
+    assert ("next", "read") in proof.maps
+    assert [row[0] for row in proof.helpers] == ["tail_call"]
+    for context, allowed in ((0, []), (0, ["other"]), (8, ["next"])):
+        with pytest.raises(NotProved, match="tail_call"):
+            returns_unchanged(tail_caller(context).build(), 1, tail_calls=allowed)
 
 
 @pytest.mark.parametrize(

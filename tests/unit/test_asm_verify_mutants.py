@@ -21,6 +21,7 @@ from pylsm.asm.references import FieldRef, MapRef
 from pylsm.asm.verify import returns_unchanged
 from pylsm.audit.programs.file_open import file_open
 from pylsm.audit.programs.socket_connect import socket_connect
+from pylsm.audit.proof import TAIL_CALLS
 
 _SHIPPED = {
     "file_open": (file_open("d_path"), 1),
@@ -160,7 +161,7 @@ def test_each_mutant_that_can_change_a_verdict_is_caught(name: str) -> None:
         for field, mutant in [*mutants(instruction), ("dropped", None)]:
             changed = (*code[:index], *((mutant,) if mutant is not None else ()), *code[index + 1 :])
             try:
-                returns_unchanged(changed, argument, section=program.section, maps=maps)
+                returns_unchanged(changed, argument, section=program.section, maps=maps, tail_calls=TAIL_CALLS)
             except NotProved:
                 caught[field] += 1
                 continue
@@ -195,7 +196,7 @@ def test_survivors_at_the_verdict_itself(name: str) -> None:
         for field, mutant in mutants(code[index]):
             changed = (*code[:index], mutant, *code[index + 1 :])
             try:
-                returns_unchanged(changed, argument, section=program.section, maps=maps)
+                returns_unchanged(changed, argument, section=program.section, maps=maps, tail_calls=TAIL_CALLS)
             except NotProved:
                 continue
             alive.add((index, field, mutant.opcode))
@@ -226,6 +227,6 @@ def test_the_oracle_catches_what_the_proof_must_catch() -> None:
                 if returned & op.U32_MAX != verdict & op.U32_MAX:
                     changing += 1
                     with pytest.raises(NotProved):
-                        returns_unchanged(changed, argument, section=program.section, maps=maps)
+                        returns_unchanged(changed, argument, section=program.section, maps=maps, tail_calls=TAIL_CALLS)
                     break
     assert changing > 20

@@ -51,7 +51,7 @@ USAGE = [
     (("run", "--"), "CMD is missing"),
     (("run", "--", ""), "CMD is missing"),
     (("run", "--format", "xml", "true"), "invalid choice: 'xml'"),
-    (("run", "--source", "magic", "true"), "invalid choice: 'magic'"),
+    (("run", "--backend", "magic", "true"), "invalid choice: 'magic'"),
     (("run", "--if-unavailable", "maybe", "true"), "invalid choice: 'maybe'"),
     (("run", "--no-such-option", "true"), "unrecognized arguments"),
     (("frobnicate",), "invalid choice: 'frobnicate'"),

@@ -21,6 +21,7 @@ from pylsm.audit.records import (
     FILE_OPEN,
     FLAG_BASENAME,
     FLAG_TRUNCATED,
+    FLAG_UNLINKED,
     KIND_CONNECT,
     KIND_OPEN,
     SOURCE_LSM,
@@ -44,7 +45,7 @@ def header(kind: int, flags: int = 0, pid: int = 4321, comm: bytes = b"cat") -> 
 
 
 def open_record(path: bytes = b"/etc/passwd\0", **fields: Any) -> bytes:
-    values = {**header(KIND_OPEN), "inode": 1, "device": 1 << 20, "open_flags": 0, "granted": 1, "reserved": 0}
+    values = {**header(KIND_OPEN), "inode": 1, "device": 1 << 20, "open_flags": 0, "granted": 1, "mnt_ns": 0}
     return FILE_OPEN.pack({**values, "path": path, **fields})
 
 
@@ -63,7 +64,19 @@ def decode(record: bytes) -> Any:
     return Decoder().decode(memoryview(record))
 
 
-@given(flags=u16, who=u64, ids=u64, when=u64, comm=comms, inode=u64, device=u32, oflags=u32, granted=u32, path=paths)
+@given(
+    flags=u16,
+    who=u64,
+    ids=u64,
+    when=u64,
+    comm=comms,
+    inode=u64,
+    device=u32,
+    oflags=u32,
+    granted=u32,
+    mnt_ns=u32,
+    path=paths,
+)
 def test_an_open_is_what_construct_put_in(
     flags: int,
     who: int,
@@ -74,6 +87,7 @@ def test_an_open_is_what_construct_put_in(
     device: int,
     oflags: int,
     granted: int,
+    mnt_ns: int,
     path: bytes,
 ) -> None:
     record = open_record(
@@ -87,6 +101,7 @@ def test_an_open_is_what_construct_put_in(
         device=device,
         open_flags=oflags,
         granted=granted,
+        mnt_ns=mnt_ns,
     )
     decoder = Decoder()
     clock = time.time_ns() - time.monotonic_ns()
@@ -97,6 +112,7 @@ def test_an_open_is_what_construct_put_in(
     assert (event.comm, event.path) == (comm, path)
     assert (event.open_flags, event.granted) == (oflags, granted)
     assert (event.device, event.inode) == ((device >> 20, device & 0xFFFFF), inode)
+    assert (event.mnt_ns, event.unlinked) == (mnt_ns, bool(flags & FLAG_UNLINKED))
     assert (event.basename, event.truncated) == (bool(flags & FLAG_BASENAME), bool(flags & FLAG_TRUNCATED))
     assert (decoder.foreign, decoder.malformed, decoder.leaked) == (0, 0, 0)
 

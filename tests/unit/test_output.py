@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pylsm.audit.events import Connect, Event, FileOpen
-from pylsm.audit.records import FLAG_BASENAME, FLAG_TRUNCATED
+from pylsm.audit.records import FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
 from pylsm.output import jsonl, text
 from pylsm.output.escape import escape
 
@@ -42,6 +42,7 @@ def cat(**changes: Any) -> FileOpen:
         "granted": 1,
         "device": 8 << 20 | 1,
         "inode": 42,
+        "mnt_ns": 7,
     }
     return FileOpen.make(**{**fields, **changes})
 
@@ -127,6 +128,10 @@ def test_ordinary_names_stay_as_they_are() -> None:
             cat(flags=FLAG_TRUNCATED, path=b"/b/c d"),
             "[LSM] open pid=4321 comm=cat mode=r flags=truncated path=/b/c d",
         ),
+        (
+            cat(flags=FLAG_TRUNCATED | FLAG_UNLINKED, path=b"/b (deleted)"),
+            "[LSM] open pid=4321 comm=cat mode=r flags=truncated,unlinked path=/b (deleted)",
+        ),
     ],
 )
 def test_text_lines_exactly(event: Event, line: str) -> None:
@@ -139,7 +144,7 @@ def test_a_time_stamp_only_when_asked_for() -> None:
 
 
 FIELDS = re.compile(
-    r"\[LSM\] (?:open pid=(\d+) comm=(\S*) mode=(r|w|rw|-) (?:flags=(?:basename|truncated) )?path=(.*)"
+    r"\[LSM\] (?:open pid=(\d+) comm=(\S*) mode=(r|w|rw|-) (?:flags=(?:basename|truncated|unlinked) )?path=(.*)"
     r"|connect pid=(\d+) comm=(\S*) dst=(\S+)(?: flags=v4mapped)?)",
     re.DOTALL,
 )
@@ -206,6 +211,8 @@ def test_json_fields() -> None:
         "open_flags": 0,
         "device": "8:1",
         "inode": 42,
+        "mnt_ns": 7,
+        "unlinked": False,
         "basename": False,
         "truncated": False,
     }

@@ -6,7 +6,7 @@ import pytest
 
 from pylsm.asm import R0, R1, R6, Asm, u64
 from pylsm.asm.proof import NotProved
-from pylsm.audit.proof import require_observe_only, verdict_argument
+from pylsm.audit.proof import TAIL_CALLS, require_observe_only, verdict_argument
 from pylsm.audit.sources import SOURCES, family_programs
 from pylsm.loader import LoadedProgram, Object, VerifierError
 from pylsm.loader.readback import prove_loaded
@@ -18,15 +18,15 @@ def test_lsm_programs_as_loaded_return_their_verdict() -> None:
     source = SOURCES[0]
     for variant in source.variants:
         try:
-            opened = Object([*family_programs(), *source.programs(variant)])
+            opened = Object([*family_programs(), *source.programs(variant), source.walker(variant)])
         except VerifierError:
             assert variant is not source.variants[-1]
             continue
         with opened:
-            for name, argument in (("file_open", 1), ("socket_connect", 3)):
+            for name, argument in (("file_open", 1), ("file_open_walk", 1), ("socket_connect", 3)):
                 program = opened.programs[name]
                 assert verdict_argument(program.program.section) == argument  # type: ignore[union-attr]
-                proof = prove_loaded(program, argument)
+                proof = prove_loaded(program, argument, tail_calls=TAIL_CALLS)
                 assert [end.returns for end in proof.exits] == [f"the verdict (argument {argument})"]
         return
 

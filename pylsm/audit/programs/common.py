@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from pylsm.asm import R0, R1, R6, R7, R8, Asm, Register, View, u32, u64
+from pylsm.asm import R0, R1, R6, R7, Asm, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
 from pylsm.audit.maps import COUNTS, TRACED
 from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
 from pylsm.btf import declare
 
-__all__ = ["KERNEL", "Probe", "count", "counter_offset"]
+__all__ = ["KERNEL", "Probe", "count", "field_of"]
 
 #: The shapes of the kernel's types that the probe relies on; offsets are those of the running kernel (CO-RE).
 KERNEL: Final = declare(
@@ -26,17 +26,34 @@ KERNEL: Final = declare(
             "f_mode": "unsigned int",
         },
         "path": {"mnt": "struct vfsmount *", "dentry": "struct dentry *"},
-        "inode": {"i_ino": "unsigned long", "i_sb": "struct super_block *"},
-        "super_block": {"s_dev": "unsigned int"},
-        "dentry": {"d_parent": "struct dentry *", "d_name": "struct qstr"},
+        "inode": {
+            "i_ino": "unsigned long",
+            "i_sb": "struct super_block *",
+            "i_nlink": "unsigned int",
+            "i_private": "struct ns_common *",  # in nsfs
+        },
+        "super_block": {"s_dev": "unsigned int", "s_flags": "unsigned long", "s_magic": "unsigned long"},
+        "dentry": {
+            "d_parent": "struct dentry *",
+            "d_name": "struct qstr",
+            "d_hash": "struct hlist_bl_node",
+            "d_op": "struct dentry_operations *",
+        },
+        "hlist_bl_node": {"pprev": "struct hlist_bl_node **"},
+        "dentry_operations": {"d_dname": "void *"},
         "qstr": {"len": "unsigned int", "name": "unsigned char *"},
         "vfsmount": {"mnt_root": "struct dentry *"},
         "mount": {
             "mnt_parent": "struct mount *",
             "mnt_mountpoint": "struct dentry *",
             "mnt": "struct vfsmount",
+            "mnt_ns": "struct mnt_namespace *",
         },
-        "thread_info": {"status": "unsigned int"},
+        "nsproxy": {"mnt_ns": "struct mnt_namespace *"},
+        "mnt_namespace": {"ns": "struct ns_common"},
+        "ns_common": {"inum": "unsigned int", "ops": "struct proc_ns_operations *"},
+        "proc_ns_operations": {"name": "char *"},
+        "thread_info": {"status": "unsigned int", "flags": "unsigned long"},  # of x86 and of arm64
         "task_struct": {
             "thread_info": "struct thread_info",
             "tgid": "int",
@@ -46,15 +63,31 @@ KERNEL: Final = declare(
             "signal": "struct signal_struct *",
             "files": "struct files_struct *",
             "fs": "struct fs_struct *",
+            "nsproxy": "struct nsproxy *",
         },
         "atomic": {"counter": "int"},
         "signal_struct": {"live": "struct atomic"},
         "files_struct": {"fdt": "struct fdtable *"},
         "fdtable": {"max_fds": "unsigned int", "fd": "struct file **"},
         "fs_struct": {"root": "struct path"},
-        "pt_regs": {"si": "unsigned long", "dx": "unsigned long", "orig_ax": "unsigned long"},
+        # Of every architecture: which of them a program names depends on pylsm.audit.arch.
+        "pt_regs": {
+            **dict.fromkeys(("di", "si", "dx", "cx", "r8", "r9", "r10", "orig_ax"), "unsigned long"),
+            "regs": "unsigned long[31]",
+            "syscallno": "int",
+        },
     }
 )
+
+
+def field_of(typed: Typed, path: str) -> Field:
+    """The field of a typed pointer that is named by a string, such as "thread_info.flags" or "regs[2]"."""
+    name, *rest = path.partition("[")[0].split(".")
+    found: Field = getattr(typed, name)
+    for name in rest:
+        found = getattr(found, name)
+    index = path.partition("[")[2]
+    return found[int(index[:-1])] if index else found
 
 
 class Probe:
@@ -64,14 +97,18 @@ class Probe:
         a: its assembler; nothing emitted yet.
         verdict: the index of the argument that holds the verdict so far, or None where there is none to return.
         typed_task: the kernel has the helper get_current_task_btf (5.11), whose fields can be loaded directly.
+        tgid: where to keep the current tgid, a TGID on the stack; by default a slot of its own.
     """
 
-    def __init__(self, a: Asm, verdict: int | None, *, typed_task: bool = True) -> None:
+    def __init__(self, a: Asm, verdict: int | None, *, typed_task: bool = True, tgid: View | None = None) -> None:
         self.a = a
         self._verdict = verdict
         self._typed_task = typed_task
         self._count = a.label("count")
-        self.tgid = a.stack(TGID, "tgid")
+        # In a slot and not in a register, so that the verifier follows what all runs end with only once.
+        self._slot = a.stack(4, "counter")
+        self._counter = u32[self._slot]
+        self.tgid = tgid or a.stack(TGID, "tgid")
         a.mov(R6, R1)
 
     def require_traced(self) -> None:
@@ -82,12 +119,21 @@ class Probe:
         a.rsh(R0, 32)
         a.stx(self.tgid.tgid, R0)
         a.call("map_lookup_elem", TRACED, self.tgid)
-        a.mov(R8, counter_offset("untraced"))
+        a.st(self._counter, COUNTERS.fields.index("untraced"))
         a.jeq(R0, 0, self._count)
 
     def leave(self, counter: str) -> None:
-        """Count the run as ``counter`` (a field of COUNTERS) and end; r8 is overwritten."""
-        self.a.mov(R8, counter_offset(counter))
+        """Count the run as ``counter`` (a field of COUNTERS) and end."""
+        self.a.st(self._counter, COUNTERS.fields.index(counter))
+        self.a.ja(self._count)
+
+    def leave_if(self, left: Register, condition: str, right: int, counter: str) -> None:
+        """Count the run as ``counter`` and end when the condition holds (two instructions)."""
+        self.a.st(self._counter, COUNTERS.fields.index(counter))
+        self.a.jump(left, condition, right, self._count)
+
+    def leave_again(self) -> None:
+        """End as the last `leave_if` would have (one instruction)."""
         self.a.ja(self._count)
 
     def current_task(self, dst: Register) -> Typed:
@@ -123,9 +169,9 @@ class Probe:
     def finish(self, counter: str) -> None:
         """The only exit: count the run (as ``counter`` when control falls through) and return the verdict."""
         a = self.a
-        a.mov(R8, counter_offset(counter))
+        a.st(self._counter, COUNTERS.fields.index(counter))
         a.bind(self._count)
-        count(a)
+        _count(a, self._slot)
         if self._verdict is None:
             a.mov(R0, 0)
         else:
@@ -133,18 +179,16 @@ class Probe:
         a.exit_()
 
 
-def count(a: Asm) -> None:
-    """Add one to the counter at offset r8 of COUNTERS; clobbers r0-r5."""
-    zero = a.stack(4, "zero")
-    a.st(u32[zero], 0)
-    a.call("map_lookup_elem", COUNTS, zero)
+def count(a: Asm, counter: str) -> None:
+    """Add one to ``counter``, a field of COUNTERS; clobbers r0-r5."""
+    slot = a.stack(4, "counter")
+    a.st(u32[slot], COUNTERS.fields.index(counter))
+    _count(a, slot)
+
+
+def _count(a: Asm, slot: View) -> None:
+    a.call("map_lookup_elem", COUNTS, slot)
     with a.if_(R0, "!=", 0):
-        a.add(R0, R8)
         a.mov(R1, 1)
         # Atomic although per CPU: a program of a task that preempts this one counts here too.
         a.atomic_add(u64[R0], R1)
-
-
-def counter_offset(counter: str) -> int:
-    """Offset of a counter in COUNTERS, in bytes."""
-    return COUNTERS.field(counter)[0]

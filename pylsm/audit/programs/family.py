@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pylsm.asm import R0, R1, R6, R8, R9, Asm, Program, u32, u64
 from pylsm.audit.maps import TRACED
-from pylsm.audit.programs.common import KERNEL, count, counter_offset
+from pylsm.audit.programs.common import KERNEL, count
 from pylsm.audit.records import TGID
 
 __all__ = ["sched_process_exit", "sched_process_fork"]
@@ -33,8 +33,7 @@ def sched_process_fork() -> Program:
     a.stx(key.tgid, R1)
     a.call("map_update_elem", TRACED, key, value, 0)
     with a.if_(R0, "!=", 0):
-        a.mov(R8, counter_offset("family_full"))
-        count(a)
+        count(a, "family_full")
     a.bind(out)
     a.mov(R0, 0)
     a.exit_()

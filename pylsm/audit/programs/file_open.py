@@ -2,75 +2,154 @@
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Program, u32, u64
+from collections.abc import Callable
+from typing import Optional
+
+from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, R10, Asm, Program, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
-from pylsm.audit.maps import RING, SCRATCHES, SEEN
+from pylsm.audit.arch import Architecture
+from pylsm.audit.maps import RING, SCRATCHES, SEEN, WALKERS
 from pylsm.audit.programs.common import KERNEL, Probe
-from pylsm.audit.programs.path import basename, walk
-from pylsm.audit.records import FILE_OPEN, FLAG_BASENAME, KIND_OPEN, PATH_MAX, SCRATCH_RECORD, SEEN_KEY
+from pylsm.audit.programs.hooks import LSM, Hook
+from pylsm.audit.programs.path import walk
+from pylsm.audit.records import (
+    FILE_OPEN,
+    FLAG_BASENAME,
+    FLAG_UNLINKED,
+    KIND_OPEN,
+    PATH_MAX,
+    SCRATCH,
+    SCRATCH_RECORD,
+    SEEN_KEY,
+    TGID,
+)
 
-__all__ = ["PATHS", "file_open", "record_open"]
+__all__ = ["PATHS", "file_open", "path_walker", "record_open", "tgid_of"]
 
-#: How the path is had: the helper bpf_d_path, a walk over dentries in bytecode, or only the last component.
-PATHS = ("d_path", "walk", "basename")
+#: How the path is had: by the helper bpf_d_path, and by the walker only if it is too long for that; or by the walker.
+PATHS = ("d_path", "walk")
 
 _FMODE_READ_WRITE = 3
+#: A file that the kernel opens for itself behind another (include/linux/fs.h): FMODE_BACKING, from 6.6 on, and
+#: FMODE_NOACCOUNT, which has marked such files since before 5.10.
+_FMODE_INNER = 1 << 25 | 1 << 29
+_SB_KERNMOUNT = 1 << 22
+_MAX_ERRNO = 4095
 
 
-def file_open(path: str = "d_path", *, typed_task: bool = True, atomics: bool = True) -> Program:
+def file_open(
+    path: str = "d_path",
+    hook: Hook = LSM,
+    *,
+    typed_task: bool = True,
+    atomics: bool = True,
+    arch: Architecture | None = None,
+) -> Program:
     """Record each (process incarnation, device, inode, access mode) once; never change the verdict.
 
     Args:
-        path: one of PATHS; the verifier takes "d_path" in this hook from 6.1 on.
+        path: one of PATHS; the verifier takes "d_path" in the LSM hook from 6.1 on, in fentry always, in kprobes never.
+        hook: how the program is entered.
         typed_task: the kernel has the helper get_current_task_btf (5.11).
         atomics: the kernel has fetching atomics (5.12).
+        arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
     """
-    a = Asm("lsm/file_open", types=KERNEL)
-    probe = Probe(a, verdict=1, typed_task=typed_task)
+    a = hook.asm("file_open")
+    key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
+    probe = Probe(a, verdict=1 if hook.verdict else None, typed_task=typed_task, tgid=tgid_of(a, key))
     probe.require_traced()
-    a.ldx(R9, u64[R6])
-    record_open(probe, a.typed(R9, "file"), path, trusted=True, atomics=atomics)
+    hook.argument(a, R9, 0, arch)
+    file = a.typed(R9, "file")
+    _leave_inner(probe, file, word, trusted=hook.typed)
+    probe.finish(record_open(probe, file, path, key, word, trusted=hook.typed, atomics=atomics))
+    return a.build()
+
+
+def path_walker(section: str, name: str, verdict: int | None = None, *, typed_task: bool = True) -> Program:
+    """The program that `record_open` tail-calls: it finishes the record that was begun, with the path by `walk`.
+
+    Args:
+        section: that of the program it is called from.
+        name: its name in the kernel.
+        verdict, typed_task: see `Probe`.
+    """
+    a = Asm(section, name=name, types=KERNEL)
+    key, word, index = a.stack(SEEN_KEY, "key"), a.stack(8, "word"), a.stack(4, "index")
+    probe = Probe(a, verdict, typed_task=typed_task, tgid=tgid_of(a, key))
+    a.call("get_current_pid_tgid")
+    a.mov32(R7, R0)
+    a.rsh(R0, 32)
+    a.stx(probe.tgid.tgid, R0)
+    found = a.label("found")
+    a.mov(R9, 0)
+    search = a.here("search")
+    a.stx(u32[index], R9)
+    a.call("map_lookup_elem", SCRATCHES, index)
+    missing = a.label("missing")
+    a.jeq(R0, 0, missing)
+    a.mov(R8, R0)
+    a.ldx(R1, a.view(R8, SCRATCH).owner)
+    a.jeq(R1, R7, found)
+    a.add(R9, 1)
+    a.jlt(R9, SCRATCHES.max_entries, search)
+    a.bind(missing)
+    probe.leave("unreadable")
+
+    a.bind(found)
+    event = a.view(R8, FILE_OPEN, SCRATCH_RECORD)
+    walk(probe, a.view(R8, SCRATCH), event, word)
+    _identify(probe, key, word, R7)
+    a.ldx(R1, event.inode)
+    a.stx(key.inode, R1)
+    a.ldx(R1, event.device)
+    a.stx(key.device, R1)
+    a.ldx(R1, event.granted)
+    a.and_(R1, _FMODE_READ_WRITE)
+    a.stx(key.access, R1)
+    a.mov(R0, R9)
+    _send(probe, event, key, word, whole=False)
     probe.finish("recorded")
     return a.build()
 
 
-def record_open(probe: Probe, file: Typed, path: str, *, trusted: bool, atomics: bool) -> None:
-    """Record the open of ``file`` (in r9); falls through when it is recorded.
+def tgid_of(a: Asm, key: View) -> View:
+    """The tgid in a SEEN_KEY on the stack, for `Probe` to keep it there."""
+    return a.view(R10, TGID, key["tgid"].off)
+
+
+def record_open(probe: Probe, file: Typed, path: str, key: View, word: View, *, trusted: bool, atomics: bool) -> str:
+    """Record the open of ``file`` (in r9).
 
     Args:
         path: one of PATHS.
+        key: a SEEN_KEY on the stack, whose tgid is set.
+        word: 8 bytes of stack.
         trusted: the verifier knows ``file`` for a BTF pointer, so that its fields can be loaded directly.
         atomics: see `file_open`. Without them the buffer is taken by a load and a store, which is as good where the
             kernel does not preempt itself: the distributions that ship such old kernels configure them so.
+
+    Returns:
+        What the run has to be counted as when control comes to the end of this.
     """
     a = probe.a
-    word = a.stack(8, "word")
-    key = a.stack(SEEN_KEY, "key")
-
-    def get(field: Field) -> None:
-        if trusted:
-            a.load(R1, field)
-        else:
-            a.probe_load(R1, field, word)
+    mnt_ns = a.stack(4, "mnt_ns")
+    get = _getter(a, word, trusted)
 
     # The key: who (an incarnation of a process), what (device and inode), how (access mode).
-    task = probe.current_task(R8)
-    probe.read_task(R1, task.group_leader.start_time, word)
-    a.stx(key.start_time, R1)
-    probe.read_task(R1, task.self_exec_id, word)
-    a.stx(key.exec_id, R1)
-    a.ldx(R1, probe.tgid.tgid)
-    a.stx(key.tgid, R1)
-    get(file.f_inode.i_ino)
+    inode = get(R8, file.f_inode)
+    assert inode is not None
+    get(R1, inode.i_ino)
     a.stx(key.inode, R1)
-    get(file.f_inode.i_sb.s_dev)
+    get(R1, inode.i_sb.s_dev)
     a.stx(key.device, R1)
-    get(file.f_mode)
+    get(R1, file.f_mode)
     a.and_(R1, _FMODE_READ_WRITE)
     a.stx(key.access, R1)
+    task = _identify(probe, key, word, R8)
+    probe.read_task(R1, task.nsproxy.mnt_ns.ns.inum, word)
+    a.stx(u32[mnt_ns], R1)
     a.call("map_lookup_elem", SEEN, key)
-    with a.if_(R0, "!=", 0):
-        probe.leave("deduplicated")
+    probe.leave_if(R0, "!=", 0, "deduplicated")
 
     # A buffer of this CPU that no preempted program is using. The index is counted in a register, since that is where
     # the verifier follows it.
@@ -84,13 +163,15 @@ def record_open(probe: Probe, file: Typed, path: str, *, trusted: bool, atomics:
     a.call("map_lookup_elem", SCRATCHES, index)
     a.jeq(R0, 0, none)
     a.mov(R8, R0)
+    scratch = a.view(R8, SCRATCH)
     if atomics:
-        a.mov(R1, 1)
-        a.xchg(u32[R8], R1)
+        a.mov(R0, 0)
+        a.cmpxchg(scratch.owner, R7)
     else:
-        a.ldx(R1, u32[R8])
-        a.st(u32[R8], 1)
-    a.jeq(R1, 0, taken)
+        a.ldx(R0, scratch.owner)
+        with a.if_(R0, "==", 0):
+            a.stx(scratch.owner, R7)
+    a.jeq(R0, 0, taken)
     a.add(R9, 1)
     a.jlt(R9, SCRATCHES.max_entries, search)
     a.bind(none)
@@ -104,34 +185,122 @@ def record_open(probe: Probe, file: Typed, path: str, *, trusted: bool, atomics:
     a.stx(event.inode, R1)
     a.ldx(R1, key.device)
     a.stx(event.device, R1)
-    get(file.f_flags)
+    a.ldx(R1, u32[mnt_ns])
+    a.stx(event.mnt_ns, R1)
+    get(R1, file.f_flags)
     a.stx(event.open_flags, R1)
-    get(file.f_mode)
+    get(R1, file.f_mode)
     a.stx(event.granted, R1)
-    a.st(event.reserved, 0)
+    _flag_unlinked(a, file, event, get)
 
-    # r0 = length of the path with its NUL, at most PATH_MAX.
     if path == "walk":
-        walk(probe, file, event, word)
-    elif path == "d_path":
-        a.call("d_path", file.f_path, event["path"], PATH_MAX)
-        with a.if_(R0, ">", PATH_MAX):  # a negative error is a large unsigned number
-            basename(probe, file, event, word, trusted)
-    else:
-        basename(probe, file, event, word, trusted)
+        _hand_over(probe, scratch)
+        return "unreadable"
+    # r0 = length of the path with its NUL; a negative error is a large unsigned number.
+    a.call("d_path", file.f_path, event["path"], PATH_MAX)
+    with a.if_(R0, ">", PATH_MAX):
+        _hand_over(probe, scratch)
+        probe.leave("unreadable")
+    _send(probe, event, key, word, whole=True)
+    return "recorded"
 
-    # Only the bytes written above are sent; the buffer's older contents stay in the kernel.
+
+def _hand_over(probe: Probe, scratch: View) -> None:
+    """Let the walker finish the record of the file in r9; falls through only when there is no walker to call."""
+    a = probe.a
+    a.stx(scratch.file, R9)
+    a.call("tail_call", R6, WALKERS, 0)
+    _release(a, scratch)
+
+
+def _release(a: Asm, scratch: View) -> None:
+    """The buffer is free again; with its owner goes the count behind it of the walker's runs."""
+    a.st(u64[scratch["owner"]], 0)
+
+
+_Getter = Callable[[Register, Field], Optional[Typed]]
+
+
+def _getter(a: Asm, word: View, trusted: bool) -> _Getter:
+    """A function that loads a field to a register, directly or through a helper; it may clobber r1-r5."""
+
+    def get(dst: Register, field: Field) -> Typed | None:
+        return a.load(dst, field) if trusted else a.probe_load(dst, field, word)
+
+    return get
+
+
+def _leave_inner(probe: Probe, file: Typed, word: View, *, trusted: bool) -> None:
+    """Leave for a file that a filesystem opens behind another, such as overlayfs in its layers; clobbers r0-r5.
+
+    Such a file is marked, or lies on a mount of the kernel's own (mnt_ns is the error pointer MNT_NS_INTERNAL) of a
+    filesystem that is not: overlayfs opens the directories and the sources of copies in its layers like that. Pipes and
+    memfds are on mounts of the kernel's own as well, but so is all of their filesystem.
+    """
+    a = probe.a
+    get = _getter(a, word, trusted)
+    wanted = a.label("wanted")
+    get(R1, file.f_mode)
+    probe.leave_if(R1, "&", _FMODE_INNER, "ignored")
+    get(R3, file.f_path.mnt)
+    a.ld_offset(R1, "mount", "mnt_ns")
+    a.add(R3, R1)
+    a.ld_offset(R1, "mount", "mnt")
+    a.sub(R3, R1)
+    a.call("probe_read_kernel", word, 8, None)
+    a.ldx(R1, u64[word])
+    a.jlt(R1, -_MAX_ERRNO, wanted)
+    get(R1, file.f_inode.i_sb.s_flags)
+    a.jset(R1, _SB_KERNMOUNT, wanted)
+    probe.leave_again()
+    a.bind(wanted)
+
+
+def _flag_unlinked(a: Asm, file: Typed, event: View, get: _Getter) -> None:
+    """Set the flag of a file without a name: no link, or an entry that is no longer found; clobbers r0-r5, r7.
+
+    As d_unlinked of include/linux/dcache.h: what never had a place in a tree, such as a pipe, is its own parent.
+    """
+    gone, linked = a.label("gone"), a.label("linked")
+    get(R1, file.f_inode.i_nlink)
+    a.jeq(R1, 0, gone)
+    dentry = get(R7, file.f_path.dentry)
+    assert dentry is not None
+    get(R1, dentry.d_hash.pprev)
+    a.jne(R1, 0, linked)
+    get(R1, dentry.d_parent)
+    a.jeq(R1, R7, linked)
+    a.bind(gone)
+    a.st(event.flags, FLAG_UNLINKED)
+    a.bind(linked)
+
+
+def _identify(probe: Probe, key: View, word: View, register: Register) -> Typed:
+    """Fill the part of a SEEN_KEY that says who; ``register`` = the current task, returned typed; clobbers r0-r5."""
+    a = probe.a
+    task = probe.current_task(register)
+    probe.read_task(R1, task.group_leader.start_time, word)
+    a.stx(key.start_time, R1)
+    probe.read_task(R1, task.self_exec_id, word)
+    a.stx(key.exec_id, R1)
+    return task
+
+
+def _send(probe: Probe, event: View, key: View, word: View, *, whole: bool) -> None:
+    """Send the record at ``event`` (in r8) with r0 bytes of path, free its buffer, mark it as seen."""
+    a = probe.a
+    # Only the bytes that were written are sent; the buffer's older contents stay in the kernel.
     a.mov(R3, R0)
     a.add(R3, FILE_OPEN.size)
     a.address(R2, event)
     a.call("ringbuf_output", RING, None, None, 0)
-    a.ldx(R9, event.flags)
-    a.st(u32[R8], 0)  # the buffer is free again
-    with a.if_(R0, "!=", 0):
-        probe.leave("lost")
+    if not whole:
+        a.ldx(R9, event.flags)
+    _release(a, a.view(R8, SCRATCH))
+    probe.leave_if(R0, "!=", 0, "lost")
     # Seen only now that the record is out: a lost record, or one without its path, leaves no mark.
     unmarked = a.label("unmarked")
-    if path != "basename":
+    if not whole:
         a.jset(R9, FLAG_BASENAME, unmarked)
     a.st(u32[word], 1)
     a.call("map_update_elem", SEEN, key, word, 0)

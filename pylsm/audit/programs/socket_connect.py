@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Program, View, u16, u32, u64
+from pylsm.asm import R0, R1, R2, R3, R8, R9, Program, View, u16, u32, u64
+from pylsm.audit.arch import Architecture
 from pylsm.audit.maps import RING
-from pylsm.audit.programs.common import KERNEL, Probe
+from pylsm.audit.programs.common import Probe
+from pylsm.audit.programs.hooks import LSM, Hook
 from pylsm.audit.records import CONNECT, KIND_CONNECT
 
 __all__ = ["READ", "record_connect", "socket_connect"]
@@ -17,14 +19,19 @@ _SIN6_LEN_RFC2133 = 24
 READ = _SIN6_LEN_RFC2133
 
 
-def socket_connect() -> Program:
-    """Every attempt is recorded, whatever becomes of it: the hook runs before the protocol looks at the address."""
-    a = Asm("lsm/socket_connect", types=KERNEL)
-    probe = Probe(a, verdict=3)
+def socket_connect(hook: Hook = LSM, *, arch: Architecture | None = None) -> Program:
+    """Every attempt is recorded, whatever becomes of it: the hook runs before the protocol looks at the address.
+
+    Args:
+        hook: how the program is entered.
+        arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
+    """
+    a = hook.asm("socket_connect")
+    probe = Probe(a, verdict=3 if hook.verdict else None)
     probe.require_traced()
     address = a.stack(READ, "address")
-    a.ldx(R9, u64[R6 + 16])  # addrlen
-    a.ldx(R3, u64[R6 + 8])
+    hook.argument(a, R9, 2, arch)  # addrlen
+    hook.argument(a, R3, 1, arch)
     a.call("probe_read_kernel", address, READ, None)
     record_connect(probe, address)
     probe.finish("ignored")

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
-from pylsm.audit.programs.common import KERNEL, Probe
-from pylsm.audit.programs.file_open import record_open
+from pylsm.audit.arch import Architecture, native
+from pylsm.audit.programs.common import KERNEL, Probe, field_of
+from pylsm.audit.programs.file_open import record_open, tgid_of
 from pylsm.audit.programs.socket_connect import READ, record_connect
+from pylsm.audit.records import SEEN_KEY
 
 __all__ = ["BLIND_SPOTS", "sys_enter", "sys_exit"]
 
@@ -23,32 +25,33 @@ BLIND_SPOTS: Final = (
     "an address changed by another thread while connect reads it, or on a page not yet in memory",
 )
 
-# x86_64 system call numbers (arch/x86/entry/syscalls/syscall_64.tbl)
-_CONNECT = 42
-_OPENS = {"open": 2, "creat": 85, "openat": 257, "open_by_handle_at": 304, "openat2": 437}
-_TS_COMPAT = 2  # thread_info.status: a 32-bit call, with other numbers (arch/x86/include/asm/thread_info.h)
 _SOCKADDR_STORAGE = 128  # bytes; connect takes no longer address
 _FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
 
 
-def sys_enter() -> Program:
-    """``sys_enter(regs, id)``: connect, with the address as user space gave it, even if the call never returns."""
+def sys_enter(*, arch: Architecture | None = None) -> Program:
+    """``sys_enter(regs, id)``: connect, with the address as user space gave it, even if the call never returns.
+
+    Args:
+        arch: the machine, by default this one.
+    """
+    arch = arch or native()
     a = Asm("raw_tp/sys_enter", types=KERNEL)
     untouched = a.label("other call")
     a.ldx(R0, u64[R1 + 8])
-    a.jne(R0, _CONNECT, untouched)
+    a.jne(R0, arch.connect, untouched)
     probe = Probe(a, verdict=None)
     word, address = a.stack(8, "word"), a.stack(READ, "address")
     probe.require_traced()
     ignored = a.label("ignored")
     a.ldx(R8, u64[R6])
     regs = a.typed(R8, "pt_regs")
-    _ignore_compat(probe, word, ignored)
-    a.probe_load(R9, regs.dx, word)
+    _ignore_compat(probe, arch, word, ignored)
+    a.probe_load(R9, field_of(regs, arch.call_arguments[2]), word)
     a.jump32(R9, ">", _SOCKADDR_STORAGE, ignored)  # refused before any hook
     for offset in range(0, READ, 8):
         a.st(u64[address + offset], 0)
-    a.probe_load(R3, regs.si, word)
+    a.probe_load(R3, field_of(regs, arch.call_arguments[1]), word)
     a.mov32(R2, R9)
     with a.if_(R2, ">", READ):
         a.mov(R2, READ)
@@ -64,23 +67,25 @@ def sys_enter() -> Program:
     return a.build()
 
 
-def sys_exit(*, typed_task: bool = True, atomics: bool = True) -> Program:
+def sys_exit(*, typed_task: bool = True, atomics: bool = True, arch: Architecture | None = None) -> Program:
     """``sys_exit(regs, ret)``: the file behind the descriptor that an open has just returned.
 
     Args:
         typed_task, atomics: see `file_open`.
+        arch: the machine, by default this one.
     """
+    arch = arch or native()
     a = Asm("raw_tp/sys_exit", types=KERNEL)
     untouched, wanted, ignored, unreadable = (
         a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
     )
-    word = a.stack(8, "word")
-    probe = Probe(a, verdict=None, typed_task=typed_task)
+    key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
+    probe = Probe(a, verdict=None, typed_task=typed_task, tgid=tgid_of(a, key))
     a.ldx(R9, u64[R6 + 8])
     a.jslt(R9, 0, untouched)
     a.ldx(R8, u64[R6])
-    a.probe_load(R1, a.typed(R8, "pt_regs").orig_ax, word)
-    for number in _OPENS.values():
+    a.probe_load(R1, field_of(a.typed(R8, "pt_regs"), arch.call_number), word)
+    for number in arch.opens.values():
         a.jeq(R1, number, wanted)
     a.bind(untouched)
     a.mov(R0, 0)
@@ -88,7 +93,7 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True) -> Program:
 
     a.bind(wanted)
     probe.require_traced()
-    _ignore_compat(probe, word, ignored)
+    _ignore_compat(probe, arch, word, ignored)
     task = probe.current_task(R8)
     fdt = a.probe_load(R8, task.files.fdt, word)
     assert fdt is not None
@@ -103,8 +108,7 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True) -> Program:
     file = a.typed(R9, "file")
     a.probe_load(R1, file.f_mode, word)
     a.jset(R1, _FMODE_PATH, ignored)
-    record_open(probe, file, "walk", trusted=False, atomics=atomics)
-    probe.leave("recorded")
+    record_open(probe, file, "walk", key, word, trusted=False, atomics=atomics)
     a.bind(unreadable)
     probe.leave("unreadable")
     a.bind(ignored)
@@ -112,10 +116,11 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True) -> Program:
     return a.build()
 
 
-def _ignore_compat(probe: Probe, word: View, ignored: Label) -> None:
+def _ignore_compat(probe: Probe, arch: Architecture, word: View, ignored: Label) -> None:
     """Jump to ``ignored`` for a 32-bit call; clobbers r0-r5."""
     a = probe.a
+    field, bits = arch.compat
     a.call("get_current_task")
     a.mov(R3, R0)
-    a.probe_load(R1, a.typed(R3, "task_struct").thread_info.status, word)
-    a.jset(R1, _TS_COMPAT, ignored)
+    a.probe_load(R1, field_of(a.typed(R3, "task_struct"), field), word)
+    a.jset(R1, bits, ignored)
