@@ -1,6 +1,6 @@
 """In the machine: what a hook costs per system call, by probe and workload, in guest instructions.
 
-Run by ``tools/bench`` under ``tools/vm --icount``, where a virtual nanosecond is an instruction.
+Run by ``tools/bench hooks`` under ``tools/vm --icount``, where a virtual nanosecond is an instruction.
 """
 
 from __future__ import annotations
@@ -11,25 +11,38 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pylsm.asm import R0, R1, Asm, Program, u64
-from pylsm.audit.maps import TRACED
+from pylsm.audit.maps import RING, TRACED
 from pylsm.audit.programs.file_open import file_open
 from pylsm.audit.programs.socket_connect import socket_connect
 from pylsm.audit.sources import family_programs
-from pylsm.loader import Map, Object
+from pylsm.loader import LoadedProgram, Map, Object, RingBuffer
+from tools.benchlib.machine import save
+from tools.benchlib.work import Work, make_files
 
-__all__ = ["main"]
+__all__ = ["empty", "main"]
 
-#: name, rounds, whether a traced run of it is interesting
-_WORKLOADS = (("same", 4000), ("new", 3000), ("connect", 4000))
+#: Rounds of a run: enough that the timer's ticks are in all of them alike, too few to fill a ring before it is emptied.
+ROUNDS = 2000
+WORKLOADS = ("same", "new", "connect")
 
-Trace = Callable[[int], None]
+
+class Opened(NamedTuple):
+    """A probe while it is attached: how to trace a process, how to empty the ring, what its programs are."""
+
+    trace: Callable[[int], object]
+    drain: Callable[[], object]
+    programs: dict[str, dict[str, int | None]]
 
 
-def _empty() -> list[Program]:
+Probe = AbstractContextManager[Opened]
+
+
+def empty() -> list[Program]:
     """The floor: programs that only return the verdict."""
     programs = []
     for hook, slot in (("file_open", 1), ("socket_connect", 3)):
@@ -41,86 +54,101 @@ def _empty() -> list[Program]:
 
 
 @contextlib.contextmanager
-def _nothing() -> Iterator[tuple[Trace, dict[str, Any]]]:
-    yield lambda pid: None, {}
+def _nothing() -> Iterator[Opened]:
+    yield Opened(lambda pid: None, lambda: None, {})
 
 
 @contextlib.contextmanager
-def _python(programs: list[Program]) -> Iterator[tuple[Trace, dict[str, Any]]]:
-    with Object(programs) as probe:
+def _python(programs: list[Program]) -> Iterator[Opened]:
+    with Object(programs) as probe, contextlib.ExitStack() as stack:
         probe.attach()
         infos = {program.name: _info(probe.programs[program.name], program.slots) for program in programs}
+        drain: Callable[[], object] = lambda: None  # noqa: E731 (the floor has no ring)
+        if RING.name in probe.maps:
+            ring = stack.enter_context(RingBuffer(probe.maps[RING.name]))
+            drain = lambda: ring.drain(len)  # noqa: E731
+        yield Opened(lambda pid: _trace(probe.maps[TRACED.name], pid), drain, infos)
 
-        def trace(pid: int) -> None:
-            probe.maps[TRACED.name].update(pid.to_bytes(4, sys.byteorder), b"\1\0\0\0")
 
-        yield trace, infos
+def _trace(traced: Map, pid: int) -> None:
+    traced.update(pid.to_bytes(4, sys.byteorder), b"\1\0\0\0")
 
 
-def _info(loaded: Any, slots: int) -> dict[str, int]:
+def _info(loaded: LoadedProgram, slots: int | None) -> dict[str, int | None]:
     info = loaded.info
-    return {"slots": slots, "jited": info.jited_len, "verified": info.verified_insns}
+    return {
+        "slots": slots,
+        "verified": info.verified_insns,
+        "xlated": info.xlated_len // 8,
+        "jited": info.jited_len,
+    }
 
 
 @contextlib.contextmanager
-def _c(loader: Path) -> Iterator[tuple[Trace, dict[str, Any]]]:
+def _c(loader: Path) -> Iterator[Opened]:
     with subprocess.Popen([loader], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdin is not None
         process.stdout.readline()
-        shown = json.loads(subprocess.check_output(["bpftool", "-j", "map", "show", "name", "traced"]))
-        number = (shown[0] if isinstance(shown, list) else shown)["id"]
-        programs = json.loads(subprocess.check_output(["bpftool", "-j", "prog", "show"]))
-        from pylsm.loader import LoadedProgram
-
         infos = {}
-        for each in programs:
-            if each.get("name") in ("on_open", "on_connect"):
+        for each in _listed("prog", "show"):
+            name = {"on_open": "file_open", "on_connect": "socket_connect"}.get(each.get("name", ""))
+            if name:
                 with LoadedProgram.from_id(each["id"]) as loaded:
-                    name = {"on_open": "file_open", "on_connect": "socket_connect"}[each["name"]]
-                    infos[name] = {"jited": loaded.info.jited_len, "verified": loaded.info.verified_insns}
-        with Map.from_id(number) as traced:
-            yield lambda pid: traced.update(pid.to_bytes(4, sys.byteorder), b"\1\0\0\0"), infos
+                    infos[name] = _info(loaded, None)
+        ids = {each.get("name"): each["id"] for each in _listed("map", "show")}
+        with Map.from_id(ids["traced"]) as traced, Map.from_id(ids["ring"]) as records, RingBuffer(records) as ring:
+            yield Opened(lambda pid: _trace(traced, pid), lambda: ring.drain(len), infos)
         process.stdin.close()
 
 
-def _measure(work: Path, name: str, rounds: int, trace: Trace | None) -> float:
-    with subprocess.Popen([work, name, str(rounds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        if trace:
-            trace(process.pid)
-        output, _ = process.communicate(b"g")
-        return float(output)
+def _listed(*command: str) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = json.loads(subprocess.check_output(["bpftool", "-j", *command]))
+    return shown
+
+
+def _cells(program: Path, runs: int, opened: Opened, traced: bool) -> dict[str, list[float]]:
+    """Workload → nanoseconds per round, a value per run."""
+    cells: dict[str, list[float]] = {name: [] for name in WORKLOADS}
+    with Work(program, ROUNDS) as work:
+        if traced:
+            opened.trace(work.pid)
+        for _ in range(runs):
+            for name in WORKLOADS:
+                cells[name].append(work.run(name))
+                opened.drain()
+    return {f"{name}, {'traced' if traced else 'untraced'}": values for name, values in cells.items()}
 
 
 def main(arguments: list[str]) -> None:
-    """Measure and write /out/hooks.json.
+    """Measure and save the result.
 
     Args:
-        arguments: the folder with the built peers.
+        arguments: the folder with the built peers, and how many runs of each workload (default 7).
     """
     peers = Path(arguments[0])
+    runs = int(arguments[1]) if len(arguments) > 1 else 7
     work = peers / "work"
-    os.mkdir("/tmp/work")
-    subprocess.run([work, "make", str(max(rounds for _, rounds in _WORKLOADS))], check=True)
-    probes: dict[str, Any] = {
+    make_files(work, ROUNDS * runs)
+    probes: dict[str, Probe] = {
         "none": _nothing(),
-        "empty": _python(_empty()),
+        "empty": _python(empty()),
         "pylsm": _python([*family_programs(), socket_connect(), file_open()]),
         "pylsm basename": _python([*family_programs(), socket_connect(), file_open("basename")]),
     }
     if (peers / "loader").exists():
         probes["c"] = _c(peers / "loader")
-    results: dict[str, Any] = {"kernel": os.uname().release, "cost": {}, "programs": {}}
-    for probe, opened in probes.items():
-        with opened as (trace, infos):
-            results["programs"][probe] = infos
-            cells = {}
-            for name, rounds in _WORKLOADS:
-                cells[f"{name}, untraced"] = _measure(work, name, rounds, None)
-                if probe not in ("none", "empty"):
-                    cells[f"{name}, traced"] = _measure(work, name, rounds, trace)
-            results["cost"][probe] = cells
-        print(probe, json.dumps(results["cost"][probe]), json.dumps(infos), flush=True)
-    Path("/out/hooks.json").write_text(json.dumps(results))
+    results: dict[str, Any] = {"kernel": os.uname().release, "rounds": ROUNDS, "cost": {}, "programs": {}}
+    with _nothing() as nothing:  # pays for caches that all later ones find filled
+        _cells(work, runs, nothing, False)
+    for name, probe in probes.items():
+        with probe as opened:
+            cells = _cells(work, runs, opened, False)
+            if opened.programs and name != "empty":
+                cells |= _cells(work, runs, opened, True)
+        results["cost"][name] = cells
+        results["programs"][name] = opened.programs
+        print(name, json.dumps(cells), json.dumps(opened.programs), flush=True)
+    save("hooks", results)
 
 
 if __name__ == "__main__":

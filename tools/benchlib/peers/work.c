@@ -1,4 +1,6 @@
-// Workloads: work NAME ROUNDS; begins when a byte comes on standard input, prints nanoseconds per round.
+// Workloads: work NAME ROUNDS. Each byte on standard input starts a repetition, which prints nanoseconds per round:
+// s opens one file again and again, n opens files never opened before, a opens those of n again, c connects a UDP
+// socket; g is the workload NAME. `work make ROUNDS` makes the files that n needs.
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -16,42 +18,55 @@ static long long now(void)
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+static void numbered(int number, int flags)
+{
+	char path[64];
+
+	sprintf(path, "/tmp/work/f%06d", number);
+	close(open(path, flags, 0600));
+}
+
 int main(int argc, char **argv)
 {
 	const char *name = argv[1];
-	int rounds = atoi(argv[2]), fd, i;
+	int rounds = atoi(argv[2]), fd = -1, first = 0, i;
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(53), .sin_addr.s_addr = htonl(0x7f000001) };
-	char path[64], byte;
+	char byte;
 	long long start;
 
 	if (!strcmp(name, "make")) {
-		for (i = 0; i < rounds; i++) {
-			sprintf(path, "/tmp/work/f%06d", i);
-			close(open(path, O_CREAT | O_RDWR, 0600));
-		}
+		for (i = 0; i < rounds; i++)
+			numbered(i, O_CREAT | O_RDWR);
 		return 0;
 	}
-	if (read(0, &byte, 1) != 1)
-		return 1;
-	if (!strcmp(name, "same")) {
-		close(open("/tmp/work/same", O_CREAT | O_RDWR, 0600));
-		close(open("/tmp/work/same", O_RDONLY));
-		start = now();
-		for (i = 0; i < rounds; i++)
+	while (read(0, &byte, 1) == 1) {
+		if (byte == 'g')
+			byte = name[0];
+		if (byte == 's') {
+			close(open("/tmp/work/same", O_CREAT | O_RDWR, 0600));
 			close(open("/tmp/work/same", O_RDONLY));
-	} else if (!strcmp(name, "new")) {
-		start = now();
-		for (i = 0; i < rounds; i++) {
-			sprintf(path, "/tmp/work/f%06d", i);
-			close(open(path, O_RDONLY));
-		}
-	} else {
-		fd = socket(AF_INET, SOCK_DGRAM, 0);
-		connect(fd, (void *)&to, sizeof(to));
-		start = now();
-		for (i = 0; i < rounds; i++)
+			start = now();
+			for (i = 0; i < rounds; i++)
+				close(open("/tmp/work/same", O_RDONLY));
+		} else if (byte == 'n') {
+			start = now();
+			for (i = 0; i < rounds; i++)
+				numbered(first + i, O_RDONLY);
+			first += rounds;
+		} else if (byte == 'a') {
+			start = now();
+			for (i = 0; i < rounds; i++)
+				numbered(i, O_RDONLY);
+		} else {
+			if (fd < 0)
+				fd = socket(AF_INET, SOCK_DGRAM, 0);
 			connect(fd, (void *)&to, sizeof(to));
+			start = now();
+			for (i = 0; i < rounds; i++)
+				connect(fd, (void *)&to, sizeof(to));
+		}
+		printf("%.1f\n", (double)(now() - start) / rounds);
+		fflush(stdout);
 	}
-	printf("%.1f\n", (double)(now() - start) / rounds);
 	return 0;
 }

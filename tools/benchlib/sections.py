@@ -1,0 +1,106 @@
+"""What ``tools/bench`` can measure, section by section: each runs its contenders and returns plain data for JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from elftools.elf.elffile import ELFFile
+
+from tools.benchlib import FOLDER, machine
+from tools.benchlib.build import SOURCES, Peer, build, fetch
+
+__all__ = ["SECTIONS", "Plan", "Section"]
+
+
+class Plan(NamedTuple):
+    """What is there to measure with.
+
+    Attributes:
+        programs: compiled peers by name.
+        peers: peers from packages by name.
+        missing: peers that could not be had, and why.
+        quick: fewer runs, and without what takes minutes.
+    """
+
+    programs: dict[str, Path]
+    peers: dict[str, Peer]
+    missing: dict[str, str]
+    quick: bool
+
+    @classmethod
+    def prepare(cls, quick: bool) -> Plan:
+        """Build and fetch all that can be had."""
+        built = build(FOLDER)
+        if "work" not in built.programs:
+            raise RuntimeError(f"without the workload nothing can be measured: {built.missing['work']}")
+        fetched, missing = fetch(FOLDER)
+        return cls(built.programs, fetched, {**built.missing, **missing}, quick)
+
+
+class Section(NamedTuple):
+    """One thing to measure: its name on the command line, what it is, how it is run."""
+
+    name: str
+    about: str
+    run: Callable[[Plan], Any]
+
+
+def _hooks(plan: Plan) -> Any:
+    result = machine.run(
+        "hooks", [FOLDER, 3 if plan.quick else 5], files=[plan.programs[name] for name in plan.programs]
+    )
+    if "c" in result["programs"]:
+        with open(FOLDER / "probe.bpf.o", "rb") as file:
+            elf = ELFFile(file)
+            for hook, info in result["programs"]["c"].items():
+                info["slots"] = elf.get_section_by_name(f"lsm/{hook}")["sh_size"] // 8
+    return result
+
+
+def _startup(plan: Plan) -> Any:
+    runs = 2 if plan.quick else 3
+    attach = ["python3", "-m", "pylsm", "attach", "-p", "PID", "-o", "/tmp/events"]
+    contenders: list[dict[str, Any]] = [
+        {"name": "python -c pass", "command": ["python3", "-c", "pass"], "ready": "", "runs": runs},
+        {"name": "pylsm, cold", "command": attach, "ready": "attached", "runs": runs, "cold": True},
+        # The first of these fills the cache again; it is not counted.
+        {"name": "pylsm, warm", "command": attach, "ready": "attached", "runs": runs + 1, "discard": 1},
+    ]
+    files = []
+    if "loader" in plan.programs:
+        loader = plan.programs["loader"]
+        # Its first start pays for what the kernel does once; pylsm's did before.
+        contenders.append(
+            {"name": "C, libbpf", "command": [str(loader)], "ready": "\n", "runs": runs + 1, "discard": 1}
+        )
+        files.append(loader)
+    if "bpftrace" in plan.peers:
+        peer = plan.peers["bpftrace"]
+        command = [str(peer.program), "-B", "none", str(SOURCES / "probe.bt"), "ME"]
+        contenders.append(_by_event("bpftrace", command, peer, 1 if plan.quick else 2))
+        files += peer.files
+    if "bcc" in plan.peers and not plan.quick:
+        peer = plan.peers["bcc"]
+        contenders.append(_by_event("BCC", ["python3", str(peer.program), "ME"], peer, 1))
+        files += peer.files
+    return machine.run("startup", [json.dumps(contenders)], files=files, memory=3072, timeout=1200)
+
+
+def _by_event(name: str, command: list[str], peer: Peer, runs: int) -> dict[str, Any]:
+    return {"name": name, "command": command, "ready": "event", "runs": runs, "environment": peer.environment}
+
+
+def _reader(plan: Plan) -> Any:
+    from tools.benchlib import reader  # needs root and construct: only when asked for
+
+    return reader.measure(plan.quick)
+
+
+SECTIONS = (
+    Section("hooks", "cost per system call, and the programs' sizes, beside the C probe (machine, --icount)", _hooks),
+    Section("startup", "from exec to live, and peak memory, beside C, bpftrace, BCC (machine, --icount)", _startup),
+    Section("reader", "records/s to events, lines/s to JSON, latency, idle CPU (this kernel, as root)", _reader),
+)

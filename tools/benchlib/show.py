@@ -1,0 +1,164 @@
+"""Results → tables: what the terminal shows, and docs/performance.md repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tools.benchlib.stats import TIMES, sample
+from tools.benchlib.tables import Table
+from tools.benchlib.targets import C_PROBE, Verdict, body
+
+__all__ = ["percentile", "tables", "verdicts"]
+
+#: probe as the result names it → as the reader should know it
+NAMES = {
+    "none": "no probe",
+    "empty": "empty programs",
+    "pylsm": "pylsm, full path",
+    "pylsm basename": "pylsm, last component",
+    "c": "C probe, last component",
+}
+
+
+def tables(section: str, result: Any) -> list[Table]:
+    """The tables of a section's result."""
+    if "failed" in result:
+        return [Table(section, ("not measured",), [(result["failed"].splitlines()[0],)])]
+    return _TABLES[section](result)
+
+
+def verdicts(found: Sequence[Verdict]) -> Table:
+    """Targets, what was measured, and whether it is enough."""
+    return Table("Targets of issue 5", ("target", "measured", "wanted", ""), [verdict.row for verdict in found])
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}{TIMES}"
+
+
+def _hooks(result: dict[str, Any]) -> list[Table]:
+    cost, programs = result["cost"], result["programs"]
+    cells = [f"{name}, {traced}" for name in ("same", "new", "connect") for traced in ("untraced", "traced")]
+    whole = [
+        (NAMES[probe], *(str(sample(cost[probe][cell])) if cell in cost[probe] else "" for cell in cells))
+        for probe in NAMES
+        if probe in cost
+    ]
+    bodies = []
+    for probe in ("pylsm", "pylsm basename", "c"):
+        if probe in cost:
+            shown = []
+            for cell in cells:
+                own = body(cost, probe, cell)
+                over = f" ({_ratio(own / body(cost, 'c', cell))})" if "c" in cost and probe != "c" else ""
+                shown.append(f"{own:,.0f}{over}")
+            bodies.append((NAMES[probe], *shown))
+    sizes = []
+    for hook, (slots, verified) in C_PROBE.items():
+        for probe in ("pylsm", "pylsm basename", "c"):
+            info = programs.get(probe, {}).get(hook)
+            if info and not (hook == "socket_connect" and probe == "pylsm basename"):
+                sizes.append(
+                    (hook, NAMES[probe], *(str(info[key]) for key in ("slots", "verified", "xlated", "jited")))
+                )
+        sizes.append((hook, "C probe in issue 5", str(slots), str(verified), "", ""))
+    runs = len(cost["none"]["same, untraced"])
+    family = [
+        (name, *(str(info[key]) for key in ("slots", "verified", "xlated", "jited")))
+        for name, info in programs["pylsm"].items()
+        if name not in C_PROBE
+    ]
+    return [
+        Table(
+            f"Guest instructions per system call (kernel {result['kernel']})",
+            ("probe", *cells),
+            whole,
+            [f"Medians of {runs} runs of {result['rounds']} calls, ± half the distance from lowest to highest."],
+        ),
+        Table("The same over empty programs, and over the C probe", ("probe", *cells), bodies),
+        Table("Size of the programs", ("hook", "probe", "slots", "verified", "xlated", "jited bytes"), sizes),
+        Table("Programs that keep the family", ("program", "slots", "verified", "xlated", "jited bytes"), family),
+    ]
+
+
+def _startup(result: dict[str, Any]) -> list[Table]:
+    starts = result["starts"]
+    base = sample(starts["C, libbpf"]["ms"]) if "ms" in starts.get("C, libbpf", {}) else None
+    rows = []
+    for name, each in starts.items():
+        if "failed" in each:
+            rows.append((name, "failed", "", each["failed"][:60]))
+            continue
+        took = sample(each["ms"])
+        peak = max(each["rss_kb"]) / 1024
+        rows.append((name, str(took), _ratio(took.over(base)) if base else "", f"{peak:.1f}" if peak else ""))
+    return [
+        Table(
+            f"From exec to live, in million guest instructions (kernel {result['kernel']})",
+            ("what", "M instructions", "over C", "peak RSS, MB"),
+            rows,
+            [
+                "pylsm is live when it says so, which is after its self-test; the C loader when both programs are "
+                "attached; bpftrace and BCC when they show the first open."
+            ],
+        )
+    ]
+
+
+def _reader(result: dict[str, Any]) -> list[Table]:
+    base = sample(result["decode"]["pylsm"])
+    rows = []
+    for name, rates in {**result["decode"], **result["reference"]}.items():
+        rate = sample(rates)
+        rows.append((name, str(rate), _ratio(rate.over(base))))
+    for medium, rates in result["lines"].items():
+        rate = sample(rates)
+        rows.append((f"pylsm, JSON lines on {medium}", str(rate), _ratio(rate.over(base))))
+    sizes = [
+        (
+            f"{each['bytes']:,.0f}",
+            str(sample(each["rates"])),
+            f"{sample(each['rates']).median * each['bytes'] / 1e6:,.0f}",
+        )
+        for each in result["sizes"]
+    ]
+    late = [
+        (name, f"{len(values):,}", *(f"{percentile(values, share):,.0f}" for share in (0.5, 0.9, 0.99, 0.999)))
+        for name, values in result["latency_us"].items()
+    ]
+    return [
+        Table(
+            f"Records per second of processor time (records of {result['record_bytes']:.0f} bytes on average)",
+            ("what", "per second", "over pylsm"),
+            rows,
+            [
+                "Real records, in a real ring, written there by the kernel. The events of pylsm are decoded where they "
+                "are read: the second line reads every field of every event."
+            ],
+        ),
+        Table("Records per second by record size", ("bytes", "records/s", "MB/s"), sizes),
+        Table(
+            "Microseconds from record to line, at the reader of a pipe",
+            ("agent", "lines", "50 %", "90 %", "99 %", "99.9 %"),
+            late,
+            ["Idle: an open every 5 ms. Loaded: opens as fast as they come."],
+        ),
+        Table(
+            "An idle agent",
+            ("what", "measured"),
+            [
+                ("processor", f"{result['idle_percent']:.2f} %"),
+                ("peak RSS", f"{result['idle_rss_kb'] / 1024:.1f} MB"),
+            ],
+        ),
+    ]
+
+
+_TABLES: dict[str, Callable[[Any], list[Table]]] = {"hooks": _hooks, "startup": _startup, "reader": _reader}

@@ -1,0 +1,110 @@
+"""In the machine: from exec to both hooks live, for pylsm and its peers, in guest instructions.
+
+Run by ``tools/bench startup`` under ``tools/vm --icount``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tools.benchlib import CHECKOUT
+from tools.benchlib.machine import save
+
+__all__ = ["main"]
+
+#: Where a cache of pylsm may lie: removed before a cold start, whatever the version of pylsm that is measured.
+_CACHES = ("/root/.cache", "/var/cache", "/var/lib", "/run", "/tmp")
+_PATIENCE = 600.0
+
+
+def _forget() -> None:
+    for folder in _CACHES:
+        for found in Path(folder).glob("pylsm*"):
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _as_installed() -> None:
+    """Bytecode as an installed package has it: the machine's own is compared with the source at every import."""
+    for path in (CHECKOUT / "pylsm").rglob("*.pyc"):
+        data = bytearray(path.read_bytes())
+        data[4] = 0b01  # PEP 552: valid by hash, unchecked
+        path.write_bytes(data)
+
+
+def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
+    """(milliseconds until live, peak RSS in kB at that moment, what it printed last)."""
+    command = [word.replace("PID", str(victim)).replace("ME", str(os.getpid())) for word in contender["command"]]
+    environment = {**os.environ, **contender.get("environment", {})}
+    ready = contender["ready"]
+    began = time.monotonic_ns()
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, bufsize=0
+    )
+    assert process.stdout is not None and process.stdin is not None
+    said = b""
+    marks = 0
+    while True:
+        if ready == "event":
+            # Live is who sees: a file never opened before, every millisecond, until one of them is shown.
+            path = f"/tmp/mark{marks:06d}"
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR))
+            marks += 1
+        if select.select([process.stdout], [], [], 0.001 if ready == "event" else _PATIENCE)[0]:
+            chunk = os.read(process.stdout.fileno(), 1 << 16)
+            said += chunk
+            if not chunk or (ready and (b"mark0" if ready == "event" else ready.encode()) in said):
+                break
+        elif time.monotonic_ns() - began > _PATIENCE * 1e9:
+            break
+    took = (time.monotonic_ns() - began) / 1e6
+    peak = 0
+    if ready:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    process.stdin.close()
+    process.terminate()
+    process.stdout.close()
+    process.wait()
+    if ready and not peak:
+        raise RuntimeError(f"{contender['name']} ended early: {said[-400:].decode(errors='replace')}")
+    return took, peak, said[-200:].decode(errors="replace")
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and save the result.
+
+    Args:
+        arguments: the contenders as JSON: name, command, environment, ready (what its output holds when it is live,
+            "event" for when it shows one, "" for its end), runs, discard (of these, uncounted), cold (without caches).
+    """
+    _as_installed()
+    results: dict[str, Any] = {"kernel": os.uname().release, "starts": {}}
+    with subprocess.Popen(["sleep", "100000"]) as victim:
+        for contender in json.loads(arguments[0]):
+            runs = []
+            try:
+                for _ in range(contender["runs"]):
+                    if contender.get("cold"):
+                        _forget()
+                    runs.append(_start(contender, victim.pid))
+            except (RuntimeError, OSError) as error:
+                results["starts"][contender["name"]] = {"failed": str(error)}
+                print(contender["name"], error, flush=True)
+                continue
+            runs = runs[contender.get("discard", 0) :]
+            results["starts"][contender["name"]] = {"ms": [run[0] for run in runs], "rss_kb": [run[1] for run in runs]}
+            print(contender["name"], runs, flush=True)
+        victim.kill()
+    save("startup", results)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
