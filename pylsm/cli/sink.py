@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import stat
@@ -31,6 +32,10 @@ class Sink:
         self._name = path or "standard output"
         if path is None:
             self.fd = 1
+            # The command writes to the same file, through the same file offset: without this, a write of its can land
+            # on lines of ours. (make does so for its jobs, for the same reason.)
+            self._flags = fcntl.fcntl(1, fcntl.F_GETFL)
+            fcntl.fcntl(1, fcntl.F_SETFL, self._flags | os.O_APPEND)
             return
         try:
             self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -82,9 +87,11 @@ class Sink:
         )
 
     def close(self) -> None:
-        """Close the file; standard output stays open."""
+        """Close the file; standard output stays open, as it was."""
         if self.fd != 1:
             os.close(self.fd)
+        else:
+            fcntl.fcntl(1, fcntl.F_SETFL, self._flags)
 
     def __enter__(self) -> Sink:
         return self
