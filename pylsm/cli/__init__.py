@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 import pylsm
@@ -13,6 +14,17 @@ from pylsm.cli.status import REFUSED, USAGE, complain
 from pylsm.errors import PylsmError
 
 __all__ = ["main"]
+
+#: Commands in the order of the help text → the module that has them.
+_COMMANDS = {
+    "run": "run",
+    "attach": "attach",
+    "check": "check",
+    "asm": "asm",
+    "disasm": "asm",
+    "build": "build",
+    "btf": "btf",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _hold_standard_descriptors()
-    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(arguments)
     options = parser.parse_args(arguments)
     if options.command_name is None:
         parser.print_help(sys.stderr)
@@ -55,9 +68,7 @@ def _hold_standard_descriptors() -> None:
             os.open(os.devnull, flags)  # the lowest free number: this one
 
 
-def _parser() -> argparse.ArgumentParser:
-    from pylsm.cli import attach, btf, build, check, run
-
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="pylsm",
         description="Show every outbound connection attempt and every file that a process family opens, from the "
@@ -66,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
     commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for module in (run, attach, check, build, btf):
-        module.add_parser(commands)
+    # Only what is used is imported: a command is named first, or help for all of them is wanted.
+    first = arguments[0] if arguments else ""
+    for module in dict.fromkeys([_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values()):
+        import_module(f"pylsm.cli.{module}").add_parser(commands)
     return parser

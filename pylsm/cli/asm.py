@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pylsm.asm.references import FunctionRef, MapRef
     from pylsm.loader import LoadedProgram
 
-__all__ = ["add_parsers"]
+__all__ = ["add_parser"]
 
 _ELF_MAGIC = b"\x7fELF"
 #: Relocations of BPF objects (llvm/BinaryFormat/ELFRelocs/BPF.def): a 64-bit load, and a call.
@@ -29,7 +29,7 @@ class SourceError(PylsmError):
     """What is to be assembled or disassembled cannot be read, or is not what it should be."""
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add both subcommands."""
     parser = commands.add_parser(
         "asm",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pylsm.asm import R0, R1, Asm, MapSpec, MapType, u32
-from pylsm.cli.asm import add_parsers
+from pylsm.cli.asm import add_parser
 from pylsm.loader import LoadedProgram, Map, VerifierError
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="ne
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    add_parsers(parser.add_subparsers())
+    add_parser(parser.add_subparsers())
     options = parser.parse_args(arguments)
     return int(options.handler(options))
 

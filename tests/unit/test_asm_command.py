@@ -13,7 +13,7 @@ import pytest
 from pylsm.asm import encode
 from pylsm.asm.errors import SyntaxTextError
 from pylsm.asm.parse import parse, parse_program
-from pylsm.cli.asm import SourceError, add_parsers
+from pylsm.cli.asm import SourceError, add_parser
 
 TEXT = """\
 .func main
@@ -29,7 +29,7 @@ exit
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    add_parsers(parser.add_subparsers())
+    add_parser(parser.add_subparsers())
     options = parser.parse_args(arguments)
     return int(options.handler(options))
 
