@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pylsm.asm import R0, R1, Asm, Program, u64
+from pylsm.audit import Audit
 from pylsm.audit.maps import RING, TRACED
 from pylsm.audit.programs.file_open import file_open
 from pylsm.audit.programs.socket_connect import socket_connect
-from pylsm.audit.sources import family_programs
+from pylsm.audit.sources import SOURCES, family_programs
 from pylsm.loader import LoadedProgram, Map, Object, RingBuffer
+from tools.benchlib.budgets import programs_of
 from tools.benchlib.machine import save
 from tools.benchlib.work import Work, make_files
 
@@ -68,6 +70,23 @@ def _python(programs: list[Program]) -> Iterator[Opened]:
             ring = stack.enter_context(RingBuffer(probe.maps[RING.name]))
             drain = lambda: ring.drain(len)  # noqa: E731
         yield Opened(lambda pid: _trace(probe.maps[TRACED.name], pid), drain, infos)
+
+
+@contextlib.contextmanager
+def _audit() -> Iterator[Opened]:
+    """What ``pylsm attach`` attaches, whatever that is."""
+    before = {each["id"] for each in _listed("prog", "show")}
+    variant = next(source for source in SOURCES if source.name == "lsm").variants[0]
+    slots = {program.name: program.slots for program in programs_of("lsm", variant)}
+    with Audit(source="lsm") as audit:
+        infos = {}
+        for each in _listed("prog", "show"):
+            # The kernel keeps 15 bytes of a name.
+            name = next((name for name in slots if name[:15] == each.get("name", "")[:15]), None)
+            if name and each["id"] not in before:
+                with LoadedProgram.from_id(each["id"]) as loaded:
+                    infos[name] = _info(loaded, slots[name])
+        yield Opened(lambda pid: audit.trace([pid]), audit.read, infos)
 
 
 def _trace(traced: Map, pid: int) -> None:
@@ -132,7 +151,7 @@ def main(arguments: list[str]) -> None:
     probes: dict[str, Probe] = {
         "none": _nothing(),
         "empty": _python(empty()),
-        "pylsm": _python([*family_programs(), socket_connect(), file_open()]),
+        "pylsm": _audit(),
         "pylsm basename": _python([*family_programs(), socket_connect(), file_open("basename")]),
     }
     if (peers / "loader").exists():

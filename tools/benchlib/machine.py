@@ -31,7 +31,7 @@ def run(
         RuntimeError: it failed; the message ends with what it said last.
     """
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, CHECKOUT / "tools" / "vm", "--kernel", KERNEL, "--share-out", out]
+        command = [sys.executable, str(CHECKOUT / "tools" / "vm"), "--kernel", KERNEL, "--share-out", out]
         command += ["--timeout", str(timeout), "--memory", str(memory), "--cpus", str(cpus)]
         if icount:
             command.append("--icount")

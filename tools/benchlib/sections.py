@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,8 +100,91 @@ def _reader(plan: Plan) -> Any:
     return reader.measure(plan.quick)
 
 
+def _burst(plan: Plan) -> Any:
+    from tools.benchlib import burst
+
+    work = plan.programs["work"]
+    found = {
+        "this kernel": burst.measure(work),
+        "machine, 2 processors": machine.run("burst", [work], files=[work], icount=False, cpus=2, memory=2048),
+    }
+    if not plan.quick:
+        found["machine, 1 processor, --icount"] = machine.run("burst", [work], files=[work], memory=2048)
+    return found
+
+
+def _peers(plan: Plan) -> Any:
+    from tools.benchlib import slowdown
+
+    work = plan.programs["work"]
+    runs = 3 if plan.quick else 5
+    inside, files = _contenders(plan, in_machine=True)
+    return {
+        "machine": machine.run(
+            "slowdown", [json.dumps(inside), work, runs], files=[work, *files], memory=2048, timeout=1500
+        ),
+        "native": slowdown.measure(_contenders(plan, in_machine=False)[0], work, runs, 2),
+    }
+
+
+def _contenders(plan: Plan, in_machine: bool) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Who watches the workload, and the files that takes. Natively only what this kernel allows and nobody else uses:
+    the audit subsystem is one for all.
+    """
+    attach = ["python3" if in_machine else sys.executable, "-m", "pylsm", "attach", "-p", "PID"]
+    found: list[dict[str, Any]] = [
+        {"name": "nothing", "kind": "none"},
+        {"name": "pylsm", "kind": "agent", "command": [*attach, "--format", "json"], "ready": "attached"},
+    ]
+    files: list[Path] = []
+    if "strace" in plan.peers:
+        peer = plan.peers["strace"]
+        for name, option in (("strace -f", []), ("strace -f --seccomp-bpf", ["--seccomp-bpf"])):
+            wrap = [str(peer.program), "-f", *option, "-e", "trace=openat,connect", "-o", "/tmp/bench-output"]
+            found.append({"name": name, "kind": "wrap", "wrap": wrap})
+        files += peer.files
+    if in_machine and "bpftrace" in plan.peers:
+        peer = plan.peers["bpftrace"]
+        command = [str(peer.program), str(SOURCES / "probe.bt"), "PID"]
+        found.append(
+            {
+                "name": "bpftrace",
+                "kind": "agent",
+                "command": command,
+                "ready": "Attaching",
+                "settle": 3.0,  # it says so before it does so
+                "environment": peer.environment,
+            }
+        )
+        files += peer.files
+    if in_machine and "auditd" in plan.peers:
+        peer = plan.peers["auditd"]
+        # Last: what audit sets up for a process stays.
+        found.append(
+            {
+                "name": "auditd",
+                "kind": "auditd",
+                "daemon": str(peer.program),
+                "control": str(peer.files[1]),
+                "environment": peer.environment,
+            }
+        )
+        files += peer.files
+    return found, files
+
+
+def _scale(plan: Plan) -> Any:
+    work = plan.programs["work"]
+    result = machine.run("scale", [work, 1 if plan.quick else 3], files=[work], memory=2048, timeout=1500)
+    result["cpus"] = machine.run("cpus", [work, 3 if plan.quick else 7], files=[work], icount=False, cpus=8)
+    return result
+
+
 SECTIONS = (
     Section("hooks", "cost per system call, and the programs' sizes, beside the C probe (machine, --icount)", _hooks),
     Section("startup", "from exec to live, and peak memory, beside C, bpftrace, BCC (machine, --icount)", _startup),
     Section("reader", "records/s to events, lines/s to JSON, latency, idle CPU (this kernel, as root)", _reader),
+    Section("burst", "100,000 opens traced with defaults: nothing may be lost (this kernel and machine)", _burst),
+    Section("peers", "a workload under pylsm, strace, bpftrace, auditd (machine --icount, this kernel)", _peers),
+    Section("scale", "cost by size of the family, opens remembered, processors (machine)", _scale),
 )
