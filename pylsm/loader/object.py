@@ -13,6 +13,7 @@ from pylsm.loader.errors import SpecError
 from pylsm.loader.link import Link
 from pylsm.loader.maps import Map, check_map
 from pylsm.loader.program import LoadedProgram
+from pylsm.loader.relocate import Known
 
 if TYPE_CHECKING:
     from pylsm.btf import Btf
@@ -74,8 +75,11 @@ class Object:
         try:
             for name, spec in specs.items():
                 self.maps[name] = _reused(reuse[name], spec) if name in reuse else Map.create(spec)
+            known: Known = {}
             for program in programs:
-                self.programs[program.name] = LoadedProgram.load(program, maps=self.maps, btf=btf, log_level=log_level)
+                self.programs[program.name] = LoadedProgram.load(
+                    program, maps=self.maps, btf=btf, log_level=log_level, known=known
+                )
         except BaseException:
             self.close()
             raise

@@ -154,25 +154,26 @@ def _lines(program: Program, writer: BtfWriter) -> bytes:
     out = []
     slot = 0
     previous: SourceLine | None = None
-    offsets: dict[SourceLine, tuple[int, int]] = {}
+    places: dict[SourceLine, tuple[int, int, int]] = {}
     for index, instruction in enumerate(instructions):
         line = instruction.line
         if index in begins and line is None:
             line = next((i.line for i in instructions[index:] if i.line is not None), previous)
         if line is not None and (line != previous or index in begins):
-            place = offsets.get(line)
+            place = places.get(line)
             if place is None:
                 text = source_text(line.file, line.line)
-                place = offsets[line] = (writer.string(line.file.replace("\0", "")), writer.string(text))
-            out.append(pack("=IIII", slot, *place, min(line.line, _MAX_LINE) << 10 | _column(line)))
+                file = writer.string(line.file.replace("\0", ""))
+                position = min(line.line, _MAX_LINE) << 10 | _column(text)
+                place = places[line] = (file, writer.string(text), position)
+            out.append(pack("=IIII", slot, *place))
             previous = line
         slot += instruction.slots
     return b"".join(out)
 
 
-def _column(line: SourceLine) -> int:
+def _column(text: str) -> int:
     """The column of the first character that is not blank, from 1; 0 for an unknown line."""
-    text = source_text(line.file, line.line)
     stripped = text.lstrip()
     return min(len(text) - len(stripped) + 1, 1023) if stripped else 0
 

@@ -14,7 +14,7 @@ from pylsm.loader.attr import Cmd, EnableStatsAttr, IdAttr, InfoAttr, ProgInfoAt
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure
 from pylsm.loader.errors import ResolveError
 from pylsm.loader.maps import Map
-from pylsm.loader.relocate import resolve
+from pylsm.loader.relocate import Known, resolve
 from pylsm.loader.sections import ProgType, Section, parse_section
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class LoadedProgram(Handle):
         btf: Btf | None = None,
         log_level: int = 0,
         source_lines: bool = True,
+        known: Known | None = None,
     ) -> LoadedProgram:
         """Resolve the program's references and load it (BPF_PROG_LOAD).
 
@@ -118,6 +119,7 @@ class LoadedProgram(Handle):
             log_level: of the verifier: 0 none, 1 the failing path, 2 every state, 4 statistics; kept in ``log``.
             source_lines: describe functions and Python lines to the kernel where the program has any. Where the
                 kernel refuses that (`btf_refusal`), the program is loaded without.
+            known: keeps what was found in ``btf``, for further programs.
 
         Raises:
             SpecError: an unknown section.
@@ -135,7 +137,7 @@ class LoadedProgram(Handle):
 
             return Reader.kernel()
 
-        instructions = resolve(program, {name: map.fileno() for name, map in (maps or {}).items()}, kernel)
+        instructions = resolve(program, {name: map.fileno() for name, map in (maps or {}).items()}, kernel, known)
         request = _Request(program, section, instructions, _attach_id(program, section, kernel))
         described: ProgramBtf | None = None
         refusal = ""

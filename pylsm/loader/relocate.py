@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import AsmError
@@ -42,24 +42,31 @@ from pylsm.loader.errors import ResolveError
 if TYPE_CHECKING:
     from pylsm.btf import Btf, Member
 
-__all__ = ["resolve"]
+__all__ = ["Known", "resolve"]
+
+#: (type, reference) → its value, and (struct, path, alternatives) → the member found.
+Known = dict[Any, Any]
 
 _MEMORY_CLASSES = (op.LDX, op.ST, op.STX)
 
 
-def resolve(program: Program, maps: Mapping[str, int], kernel: Callable[[], Btf]) -> tuple[Instruction, ...]:
+def resolve(
+    program: Program, maps: Mapping[str, int], kernel: Callable[[], Btf], known: Known | None = None
+) -> tuple[Instruction, ...]:
     """The program's instructions with every reference filled in.
 
     Args:
         program: as built.
         maps: map name → file descriptor.
         kernel: gives the kernel's BTF; called only if a reference needs it.
+        known: what is found is kept here, for further programs on the same kernel.
 
     Raises:
         ResolveError: a map that is not given, or a type, field, function or variable that this kernel does not have;
             the message names it, the program and the line.
     """
     instructions = program.instructions
+    known = {} if known is None else known
     if not any(i.reference is not None for i in instructions):
         return instructions
     slots: list[int] = []
@@ -70,7 +77,6 @@ def resolve(program: Program, maps: Mapping[str, int], kernel: Callable[[], Btf]
             slots.append(at)
             at += instruction.slots
         starts = {function.name: slots[function.start] for function in program.functions}
-    known: dict[Reference, int] = {}
     out = []
     for index, instruction in enumerate(instructions):
         reference = instruction.reference
@@ -96,7 +102,7 @@ def _resolve_one(
     kernel: Callable[[], Btf],
     slots: list[int],
     starts: dict[str, int],
-    known: dict[Reference, int],
+    known: Known,
 ) -> Instruction:
     if isinstance(reference, (MapRef, MapValueRef)):
         fd = maps.get(reference.name)
@@ -114,14 +120,16 @@ def _resolve_one(
         distance = target - slots[index] - 1
         return instruction.replace(src=source, imm=distance & op.U32_MAX if source == op.PSEUDO_FUNC else distance)
     if isinstance(reference, FieldRef) and reference.what == "offset":
-        return _field_offset(instruction, reference, kernel())
+        return _field_offset(instruction, reference, kernel(), known)
     if isinstance(reference, BitsRef):
         from pylsm.asm.typed import fill_bits
 
-        return fill_bits(instruction, reference, _member(kernel(), reference), sys.byteorder)
-    value = known.get(reference)
+        return fill_bits(instruction, reference, _member(kernel(), reference, known), sys.byteorder)
+    # With its type: tuples of different types are equal, and KfuncRef("x") is not KsymRef("x").
+    key = (type(reference), reference)
+    value = known.get(key)
     if value is None:
-        value = known[reference] = _value(reference, kernel())
+        value = known[key] = _value(reference, kernel(), known)
     if isinstance(reference, KfuncRef):
         return instruction.replace(src=op.CALL_KFUNC, imm=value)
     if isinstance(reference, KsymRef):
@@ -129,7 +137,7 @@ def _resolve_one(
     return instruction.replace(imm=value)
 
 
-def _value(reference: Reference, kernel: Btf) -> int:
+def _value(reference: Reference, kernel: Btf, known: Known) -> int:
     """What a reference other than to a map or an offset is in this kernel."""
     from pylsm.btf import BtfNotFound, Kind
 
@@ -149,7 +157,7 @@ def _value(reference: Reference, kernel: Btf) -> int:
         return {"exists": 1, "id": id}.get(reference.what) or kernel.size_of(id)
     assert isinstance(reference, FieldRef)
     try:
-        member = _member(kernel, reference)
+        member = _member(kernel, reference, known)
     except BtfNotFound:
         if reference.what == "exists":
             return 0
@@ -173,14 +181,18 @@ def _find_type(kernel: Btf, name: str) -> int:
     return kernel.find(name)
 
 
-def _member(kernel: Btf, reference: FieldRef | BitsRef) -> Member:
-    from pylsm.btf.relocate import resolve_field
+def _member(kernel: Btf, reference: FieldRef | BitsRef, known: Known) -> Member:
+    place = (reference.struct, reference.path, reference.alternatives)
+    member: Member | None = known.get(place)
+    if member is None:
+        from pylsm.btf.relocate import resolve_field
 
-    return resolve_field(kernel, reference.struct, reference.path, reference.alternatives)
+        member = known[place] = resolve_field(kernel, *place)
+    return member
 
 
-def _field_offset(instruction: Instruction, reference: FieldRef, kernel: Btf) -> Instruction:
-    member = _member(kernel, reference)
+def _field_offset(instruction: Instruction, reference: FieldRef, kernel: Btf, known: Known) -> Instruction:
+    member = _member(kernel, reference, known)
     field = f"{reference.struct}.{reference.path}"
     if member.is_bitfield:
         raise ResolveError(f"{field} is a bit field in {kernel.name}: it has no offset in bytes")

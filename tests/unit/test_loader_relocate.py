@@ -18,7 +18,7 @@ from pylsm.asm.references import (
     Reference,
     TypeRef,
 )
-from pylsm.btf import Btf, BtfWriter
+from pylsm.btf import Btf, BtfWriter, Kind
 from pylsm.loader.errors import ResolveError
 from pylsm.loader.relocate import resolve
 
@@ -57,7 +57,12 @@ def kernel() -> Btf:
     writer.enum("colour", [("RED", 3), ("DARK", -2)])
     writer.func("bpf_do_it", writer.func_proto(0))
     writer.var("jiffies", u64)
+    writer.var("bpf_do_it", u64)
     return Btf(writer.encode(), name="kernel 9.9")
+
+
+def never() -> Btf:
+    raise AssertionError("nothing here needs the kernel's types")
 
 
 def one(reference: Reference, kernel: Btf, opcode: int = MOV, **maps: int) -> Instruction:
@@ -150,9 +155,27 @@ def test_enums_functions_and_variables(kernel: Btf) -> None:
     assert one(EnumRef("colour", "RED"), kernel).imm == 3
     assert one(EnumRef("colour", "DARK"), kernel).imm == -2
     called = one(KfuncRef("bpf_do_it"), kernel, CALL)
-    assert (called.src, called.imm, called.off) == (op.CALL_KFUNC, kernel.find("bpf_do_it"), 0)
+    assert (called.src, called.imm, called.off) == (op.CALL_KFUNC, kernel.find("bpf_do_it", Kind.FUNC), 0)
     loaded = one(KsymRef("jiffies"), kernel, op.LDDW)
     assert (loaded.src, loaded.imm) == (op.PSEUDO_BTF_ID, kernel.find("jiffies"))
+
+
+def test_references_of_different_kinds_but_equal_names_stay_apart(kernel: Btf) -> None:
+    """Named tuples of different types compare equal."""
+    made = Program(
+        "p",
+        "socket",
+        (
+            Instruction(CALL, reference=KfuncRef("bpf_do_it")),
+            Instruction(op.LDDW, 1, reference=KsymRef("bpf_do_it")),
+        ),
+        (Function("p", 0, 1),),
+    )
+    known: dict = {}  # type: ignore[type-arg]
+    found = resolve(made, {}, lambda: kernel, known)
+    assert found[0].imm == kernel.find("bpf_do_it", Kind.FUNC)
+    assert found[1].imm == kernel.find("bpf_do_it", Kind.VAR)
+    assert resolve(made, {}, never, known) == found, "what is known is not looked up again"
 
 
 def test_functions_by_the_distance_in_slots(kernel: Btf) -> None:
@@ -203,9 +226,6 @@ def test_what_is_not_there_is_named_with_program_line_and_kernel(
 
 
 def test_the_kernels_types_are_asked_for_only_if_needed() -> None:
-    def never() -> Btf:
-        raise AssertionError("nothing here needs the kernel's types")
-
     spec = MapSpec("events", MapType.RINGBUF, max_entries=4096)
     made = Program(
         "p",
