@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylsm.loader.errors import RingCorrupt
-from pylsm.loader.ringbuf import BUSY, DISCARD, _after, walk
+from pylsm.loader.ringbuf import BUSY, DISCARD, _after, _lock_fence, walk
 
 SIZE = 4096
 
@@ -193,6 +194,21 @@ def test_the_position_behind_any_record_is_known(start: int, lengths: list[int])
         ends.append(ring.producer)
     spans, _ = walk(ring.words, ring.consumer, ring.producer, SIZE)
     assert [_after(span, start, SIZE - 1) for span in spans] == ends
+
+
+@pytest.mark.parametrize(
+    ("machine", "needed"), [("x86_64", False), ("i686", False), ("aarch64", True), ("riscv64", True)]
+)
+def test_a_barrier_where_the_processor_reorders_loads(
+    monkeypatch: pytest.MonkeyPatch, machine: str, needed: bool
+) -> None:
+    made = os.uname_result(("Linux", "host", "6.1.0", "#1", machine))
+    monkeypatch.setattr(os, "uname", lambda: made)
+    fence = _lock_fence()
+    assert (fence is not None) is needed
+    if fence is not None:
+        fence()
+        fence()  # leaves the lock as it found it, or this would hang
 
 
 def test_a_budget_ends_the_batch_at_a_record() -> None:
