@@ -407,7 +407,7 @@ def test_a_ring_that_another_tool_owns(pin: Path, tmp_path: Path) -> None:
 def test_maps_that_cannot_be_shared(option: str, pin: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     needs = {"--traced-map": "traced_processes needs a hash map", "--ringbuf": "pylsm_ring needs a ring buffer"}[option]
-    with nothing_left(), Map.create(MapSpec("x", MapType.ARRAY, key=4, value=4, max_entries=1)) as wrong:
+    with Map.create(MapSpec("x", MapType.ARRAY, key=4, value=4, max_entries=1)) as wrong, nothing_left():
         wrong.pin(pin)
         for path, why in (
             (pin, f"{pin} is an array"),
