@@ -27,7 +27,7 @@ BUDGET: dict[str, tuple[Callable[[], Program], int]] = {
     "file_open, d_path": (file_open, 157),
     "file_open, walk, 5.10": (lambda: file_open("walk", typed_task=False, atomics=False), 165),
     "file_open, kprobe": (lambda: file_open("walk", KPROBE, arch=native("x86_64")), 230),
-    "path_walker": (lambda: path_walker("lsm/file_open", "walker", 1), 574),
+    "path_walker": (lambda: path_walker("lsm/file_open", "walker", 1), 577),
     "sched_process_fork": (family.sched_process_fork, 43),
     "sched_process_exit": (family.sched_process_exit, 32),
     "sys_enter": (lambda: syscalls.sys_enter(arch=native("x86_64")), 112),

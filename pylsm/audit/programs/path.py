@@ -258,6 +258,7 @@ def _prepend_name(a: Asm, qstr: View, full: Label, *, slash: bool) -> None:
     a.mov(R1, R2)
     a.add(R1, 1)
     a.jlt(R7, R1, full)
+    a.and_(R2, _NAME_MAX)  # 6.12 forgets it over a comparison of what was copied from r2
     a.sub(R7, R2)
     _bounded(a, R7)
     _place(a, R1)
