@@ -182,16 +182,18 @@ def open_audit(options: argparse.Namespace) -> Audit:
 
 def announce(audit: Audit, what: str, quiet: bool) -> None:
     """Say what is traced, by what, and what that cannot see."""
+    blind_spots = "; ".join(audit.source.blind_spots)
     if audit.refused:
         (first, reason), *others = audit.refused.items()
         more = f", nor {', '.join(name for name, _ in others)}" if others else ""
         say(
-            f"warning: {first} cannot be used ({reason}){more}; falling back to {audit.source.name}, which sees less "
-            "(`pylsm check` has all the reasons)"
+            f"warning: {first} cannot be used ({reason}){more}; `pylsm check` has all the reasons. "
+            f"Falling back to {audit.source.name}, which does not see: {blind_spots}"
         )
     if not quiet:
         say(f"attached to {what}; source {audit.source.name}")
-        say("not seen by it: " + "; ".join(audit.source.blind_spots))
+        if not audit.refused:
+            say(f"not seen by it: {blind_spots}")
 
 
 def last_words(audit: Audit, quiet: bool) -> None:

@@ -51,8 +51,8 @@ def test_the_fallback_is_told_once(tmp_path: Path) -> None:
     assert result.returncode == 0
     warnings = [line for line in result.stderr.splitlines() if "warning" in line]
     assert len(warnings) == 1
-    assert "falling back to raw_tracepoint, which sees less" in warnings[0]
-    assert result.stderr.count("not seen by it: io_uring opens and connects; ") == 1
+    assert "Falling back to raw_tracepoint, which does not see: io_uring" in warnings[0]
+    assert result.stderr.count("io_uring opens and connects; ") == 1
 
 
 def test_the_weaker_source_by_name_needs_no_warning() -> None:
