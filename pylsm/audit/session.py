@@ -14,6 +14,7 @@ from typing import NamedTuple, Union
 
 from pylsm.asm import MapSpec
 from pylsm.audit import maps
+from pylsm.audit.btf_file import types_from_file
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
@@ -80,10 +81,12 @@ class Audit:
             `refused` then says why those before it did not.
         ring_bytes: size of the ring buffer, a power of two and a multiple of the page size.
         family_size: how many processes can be traced at a time.
+        btf: a file with the running kernel's types, for a kernel that has none of its own.
         traced_map, ring: maps of others to use in place of ours: a pinned path, a descriptor or a `Map`.
 
     Attributes:
         source: the `Source` in use.
+        variant: which `Variant` of it this kernel took.
         refused: reasons by name of the better sources that could not be used.
 
     Raises:
@@ -99,8 +102,10 @@ class Audit:
         family_size: int = maps.TRACED.max_entries,
         traced_map: Shared = None,
         ring: Shared = None,
+        btf: str | None = None,
     ) -> None:
         self.refused: dict[str, PylsmError] = {}
+        self._btf = types_from_file(btf) if btf is not None else None
         self._tag = struct.pack("=I", int.from_bytes(os.urandom(4), sys.byteorder) | 1)
         self._owns_family = traced_map is None
         self._decoder = Decoder()
@@ -149,6 +154,7 @@ class Audit:
             try:
                 opened.attach(*(name for name in opened.programs if name != self._walker))
                 self._self_test(source)
+                self.variant = variant
             except BaseException:
                 opened.close()
                 raise
@@ -158,9 +164,10 @@ class Audit:
     def _load(self, source: Source, variant: Variant) -> Object:
         walker = source.walker(variant)
         programs = [*family_programs(), *source.programs(variant), walker]
-        require_observe_only(programs)
+        require_observe_only(programs, self._btf)
         loaded = Object(
             programs,
+            btf=self._btf,
             reuse={maps.TRACED.name: self._traced, maps.RING.name: self._ring_map},
         )
         self._walker = walker.name

@@ -172,6 +172,7 @@ def open_audit(options: argparse.Namespace) -> Audit:
             family_size=options.family_size,
             traced_map=options.traced_map,
             ring=options.ringbuf,
+            btf=options.btf,
         )
     except UnavailableError as error:
         if options.if_unavailable != "skip":
