@@ -39,12 +39,18 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         import json
 
+        from pylsm.loader.features import cached_survey
+
         report = {
             "kernel": kernel(),
             "supported": support.supported,
             "source": support.source,
             "blind_spots": list(support.blind_spots),
             "checks": [finding._asdict() for finding in support.findings],
+            "features": {
+                group: {name: feature._asdict() for name, feature in rows.items()}
+                for group, rows in cached_survey().items()
+            },
         }
         print(json.dumps(report, indent=2))
     else:

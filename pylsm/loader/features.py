@@ -27,6 +27,7 @@ __all__ = [
     "Feature",
     "attach",
     "btf",
+    "cached_survey",
     "cpu_level",
     "helper",
     "instruction",
@@ -345,6 +346,41 @@ def btf() -> Feature:
 
     answer = _answer(attempt)
     return Feature(False, answer.detail) if answer.supported is None else answer
+
+
+def cached_survey(directory: str = "/run/pylsm") -> dict[str, dict[str, Feature]]:
+    """`survey`, kept in a file until the next boot: the kernel does not change while it runs.
+
+    Args:
+        directory: where to keep it. A survey that had to leave questions open, or that cannot be written, is not kept;
+            a file that is not this user's or that others may write is not believed.
+    """
+    import json
+    import os
+    import stat
+
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    path = f"{directory}/features-{boot}.json"
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                kept = json.load(file)
+                return {group: {name: Feature(*row) for name, row in rows.items()} for group, rows in kept.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # none, or not one that was written here: look again
+    made = survey()
+    if all(feature.supported is not None for rows in made.values() for feature in rows.values()):
+        beside = f"{path}.{os.getpid()}"
+        try:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w", encoding="utf-8") as file:
+                json.dump(made, file)
+            os.replace(beside, path)
+        except OSError:
+            pass  # it is only a cache
+    return made
 
 
 def survey() -> dict[str, dict[str, Feature]]:
