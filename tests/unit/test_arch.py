@@ -46,7 +46,7 @@ def test_registers_of_each_machine() -> None:
 def test_system_calls_of_each_machine() -> None:
     for arch in ARCHITECTURES:
         enter, leave = programs(arch)[2:4]
-        assert [i.imm for i in enter.instructions if i.opcode == JNE_IMM][0] == arch.connect
+        assert next(i.imm for i in enter.instructions if i.opcode == JNE_IMM) == arch.connect
         compared = [i.imm for i in leave.instructions if i.opcode == JEQ_IMM]
         assert compared[: len(arch.opens)] == list(arch.opens.values())
 
