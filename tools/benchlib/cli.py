@@ -33,10 +33,8 @@ examples:
   tools/bench --quick hooks reader
   tools/bench --docs               everything, and docs/performance.md with its pictures from it
   tools/bench --docs --from-results       write the document again from build/bench/results.json
-  tools/bench --write-budgets      measure hooks, and make what was measured the budgets of the tests
 
-exit status: 0, 1 when a section could not be measured; a missed target is said and is no failure, since the tests
-hold the budgets (tools/benchlib/budgets.json).
+exit status: 0, 1 when a section could not be measured; a missed target is said and is no failure.
 """
 
 
@@ -55,14 +53,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option("--quick", action="store_true", help="fewer runs, and without BCC, which takes minutes")
     option("--docs", action="store_true", help="write docs/performance.md and its pictures")
     option("--from-results", action="store_true", help="measure nothing, show the results of the last run")
-    option("--write-budgets", action="store_true", help="write tools/benchlib/budgets.json from what is measured")
     options = parser.parse_args(arguments)
     names = [section.name for section in SECTIONS]
     for name in options.sections:
         if name not in names:
             parser.error(f"there is no section {name!r}; there are {', '.join(names)}")
     if not options.sections:
-        options.sections = ["hooks"] if options.write_budgets else names
+        options.sections = names
     return options
 
 
@@ -82,10 +79,6 @@ def main() -> int:
     if found:
         print(text(verdicts(found)))
         print(f"{sum(verdict.ok for verdict in found)} of {len(found)} targets met")
-    if options.write_budgets:
-        from tools.benchlib import budgets
-
-        budgets.write(results["hooks"])
     if options.docs:
         from tools.benchlib import report
 

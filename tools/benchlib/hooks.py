@@ -18,11 +18,8 @@ from typing import Any, NamedTuple
 from pylsm.asm import R0, R1, Asm, Program, u64
 from pylsm.audit import Audit
 from pylsm.audit.maps import RING, TRACED
-from pylsm.audit.programs.file_open import file_open
-from pylsm.audit.programs.socket_connect import socket_connect
 from pylsm.audit.sources import SOURCES, family_programs
 from pylsm.loader import LoadedProgram, Map, Object, RingBuffer
-from tools.benchlib.budgets import programs_of
 from tools.benchlib.machine import save
 from tools.benchlib.work import Work, make_files
 
@@ -76,8 +73,10 @@ def _python(programs: list[Program]) -> Iterator[Opened]:
 def _audit() -> Iterator[Opened]:
     """What ``pylsm attach`` attaches, whatever that is."""
     before = {each["id"] for each in _listed("prog", "show")}
-    variant = next(source for source in SOURCES if source.name == "lsm").variants[0]
-    slots = {program.name: program.slots for program in programs_of("lsm", variant)}
+    source = next(source for source in SOURCES if source.name == "lsm")
+    variant = source.variants[0]
+    programs = [*family_programs(), *source.programs(variant), source.walker(variant)]
+    slots = {program.name: program.slots for program in programs}
     with Audit(source="lsm") as audit:
         infos = {}
         for each in _listed("prog", "show"):
@@ -152,7 +151,6 @@ def main(arguments: list[str]) -> None:
         "none": _nothing(),
         "empty": _python(empty()),
         "pylsm": _audit(),
-        "pylsm basename": _python([*family_programs(), socket_connect(), file_open("basename")]),
     }
     if (peers / "loader").exists():
         probes["c"] = _c(peers / "loader")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from tools.benchlib.stats import TIMES, sample
@@ -16,7 +17,6 @@ NAMES = {
     "none": "no probe",
     "empty": "empty programs",
     "pylsm": "pylsm, full path",
-    "pylsm basename": "pylsm, last component",
     "c": "C probe, last component",
 }
 
@@ -25,7 +25,7 @@ def tables(section: str, result: Any) -> list[Table]:
     """The tables of a section's result."""
     if "failed" in result:
         return [Table(section, ("not measured",), [(result["failed"].splitlines()[0],)])]
-    return _TABLES[section](result)
+    return _TABLES.get(section, partial(_plain, section))(result)
 
 
 def verdicts(found: Sequence[Verdict]) -> Table:
@@ -52,7 +52,7 @@ def _hooks(result: dict[str, Any]) -> list[Table]:
         if probe in cost
     ]
     bodies = []
-    for probe in ("pylsm", "pylsm basename", "c"):
+    for probe in ("pylsm", "c"):
         if probe in cost:
             shown = []
             for cell in cells:
@@ -62,9 +62,9 @@ def _hooks(result: dict[str, Any]) -> list[Table]:
             bodies.append((NAMES[probe], *shown))
     sizes = []
     for hook, (slots, verified) in C_PROBE.items():
-        for probe in ("pylsm", "pylsm basename", "c"):
+        for probe in ("pylsm", "c"):
             info = programs.get(probe, {}).get(hook)
-            if info and not (hook == "socket_connect" and probe == "pylsm basename"):
+            if info:
                 sizes.append(
                     (hook, NAMES[probe], *(str(info[key]) for key in ("slots", "verified", "xlated", "jited")))
                 )
@@ -159,6 +159,26 @@ def _reader(result: dict[str, Any]) -> list[Table]:
             ],
         ),
     ]
+
+
+def _plain(section: str, result: Any) -> list[Table]:
+    """Any result as it is: the way to each number, and the number (the median of several)."""
+    rows: list[tuple[str, str]] = []
+
+    def walk(where: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{where} {key}".strip(), inner)
+        elif isinstance(value, list) and value and all(isinstance(each, (int, float)) for each in value):
+            rows.append((where, str(sample(value))))
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                walk(f"{where} {index}", inner)
+        else:
+            rows.append((where, f"{value:,.1f}" if isinstance(value, float) else str(value)))
+
+    walk("", result)
+    return [Table(section, ("what", "measured"), rows)]
 
 
 _TABLES: dict[str, Callable[[Any], list[Table]]] = {"hooks": _hooks, "startup": _startup, "reader": _reader}

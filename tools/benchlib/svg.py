@@ -93,13 +93,15 @@ def curves(
         path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in line.points)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         if len(line.points) <= 20:
-            out += ['<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(*at(*p), colour) for p in line.points]
-        x, row = left + index % 4 * 165, 38 + index // 4 * 16
-        out.append(f'<rect x="{x}" y="{row - 9}" width="10" height="10" fill="{colour}"/>')
-        out.append(f'<text x="{x + 15}" y="{row}">{escape(line.name)}</text>')
+            for x, y in (at(*point) for point in line.points):
+                out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
+        across, row = left + index % 4 * 165, 38 + index // 4 * 16
+        out.append(f'<rect x="{across}" y="{row - 9}" width="10" height="10" fill="{colour}"/>')
+        out.append(f'<text x="{across + 15}" y="{row}">{escape(line.name)}</text>')
     middle = (left + _WIDTH - right) / 2
     out.append(f'<text x="{middle}" y="{height - 12}" text-anchor="middle">{escape(x_label)}</text>')
-    out.append(f'<text transform="translate(14 {height / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>')
+    turned = f"translate(14 {height / 2}) rotate(-90)"
+    out.append(f'<text transform="{turned}" text-anchor="middle">{escape(y_label)}</text>')
     return _page(title, height, out)
 
 

@@ -17,7 +17,6 @@ _HOOKS = (
     ("untraced open", "same, untraced", "pylsm", 0.25),
     ("untraced connect", "connect, untraced", "pylsm", 0.25),
     ("traced repeat open", "same, traced", "pylsm", 0.5),
-    ("traced new file, last component", "new, traced", "pylsm basename", 0.6),
     ("traced new file, full path", "new, traced", "pylsm", 1.0),
     ("traced connect", "connect, traced", "pylsm", 0.6),
 )
