@@ -20,9 +20,9 @@ PICTURES = CHECKOUT / "docs/performance"
 HEAD = """\
 # Performance
 
-Written by `tools/bench --docs` from the newest result of each section (the last of {time}, commit {commit}, Python {python},
-this kernel {kernel}, {processors} processors); each section has its command. What runs in the kernel is counted in
-guest instructions (`tools/vm --icount`), natively measured rates are per second of processor time.
+Written by `tools/bench --docs` from the newest result of each section; the last of them is of {time}, commit {commit},
+Python {python}, this kernel {kernel}, {processors} processors. Each section has its command. What runs in the kernel is
+counted in guest instructions (`tools/vm --icount`); natively measured rates are per second of processor time.
 """
 
 
