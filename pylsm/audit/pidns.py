@@ -5,6 +5,7 @@ On the host they are the same. Inside a container the kernel has to be asked, by
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from pylsm.audit.targets import NoSuchProcess, in_initial_pid_namespace
 from pylsm.errors import PylsmError
 from pylsm.loader import BpfError, LoadedProgram
+from pylsm.loader.link import Link
 
 __all__ = ["from_initial", "initial_tgid", "to_initial"]
 
@@ -41,16 +43,21 @@ def initial_tgid() -> int:
 
 
 def _table() -> dict[int, int]:
+    return dict(struct.iter_unpack("=II", _iterator().read()))
+
+
+@functools.cache
+def _iterator() -> Link:
+    """The task iterator, kept for the life of this process: loading another takes a privilege it may have given up."""
     from pylsm.audit.programs.task_iter import pid_table
 
     namespace = os.stat("/proc/self/ns/pid").st_ino
     try:
-        with LoadedProgram.load(pid_table(namespace), maps={}) as program, program.attach() as link:
-            rows = link.read()
+        with LoadedProgram.load(pid_table(namespace), maps={}) as program:
+            return program.attach()
     except BpfError as error:
         raise PylsmError(
             f"pylsm runs inside a pid namespace and this kernel refuses the task iterator that translates pids: "
             f"{error}",
             hint="run pylsm in the host's pid namespace, and name processes by their pids there",
         ) from error
-    return dict(struct.iter_unpack("=II", rows))

@@ -15,6 +15,7 @@ from pylsm.cli.options import (
     SkipAudit,
     add_audit_options,
     announce,
+    confine,
     last_words,
     open_audit,
     pid,
@@ -103,6 +104,7 @@ def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Sign
                 continue  # ended already, or too many to watch: the family itself is looked at
             stack.callback(os.close, fd)
             watch.append(fd)
+        confine(options, audit)
         # A family that another tool owns has no end of its own.
         shared = options.traced_map is not None and not pids
         try:

@@ -13,12 +13,14 @@ from pylsm.audit.events import Event
 from pylsm.audit.session import Audit, UnavailableError
 from pylsm.cli.follow import describe
 from pylsm.cli.status import say
+from pylsm.loader import BpfError
 
 __all__ = [
     "HelpFormatter",
     "SkipAudit",
     "add_audit_options",
     "announce",
+    "confine",
     "last_words",
     "open_audit",
     "pid",
@@ -109,6 +111,11 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
         help="print the counts to stderr this often (also: at the end, and on SIGUSR1)",
     )
     output.add_argument("-q", "--quiet", action="store_true", help="no banner, no counts at the end unless any is lost")
+    output.add_argument(
+        "--no-confine",
+        action="store_true",
+        help="keep capabilities, and use neither Landlock nor seccomp, once attached (to debug pylsm itself)",
+    )
     kernel = parser.add_argument_group("kernel side")
     kernel.add_argument(
         "--backend",
@@ -195,6 +202,29 @@ def announce(audit: Audit, what: str, quiet: bool) -> None:
         say(f"attached to {what}; source {audit.source.name}")
         if not audit.refused:
             say(f"not seen by it: {blind_spots}")
+
+
+def confine(options: argparse.Namespace, audit: Audit, *, signals: bool = False) -> None:
+    """Give up what is not needed to read events and to write them.
+
+    Args:
+        options: with ``no_confine``.
+        audit: attached, with its family.
+        signals: the command's signals are to be passed on.
+    """
+    if options.no_confine:
+        return
+    from pylsm.confine import Needs, restrict
+
+    def counts_are_there() -> bool:
+        try:
+            audit.counts()
+        except BpfError:
+            return False
+        return True
+
+    audit.members()  # keeps open what translates pids inside a container
+    restrict(Needs(signals=signals), counts_are_there)
 
 
 def last_words(audit: Audit, quiet: bool) -> None:

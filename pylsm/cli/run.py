@@ -15,10 +15,20 @@ from typing import NoReturn
 from pylsm.audit.pidns import to_initial
 from pylsm.audit.session import Audit
 from pylsm.cli.follow import Follower
-from pylsm.cli.options import HelpFormatter, SkipAudit, add_audit_options, announce, last_words, open_audit, renderer
+from pylsm.cli.options import (
+    HelpFormatter,
+    SkipAudit,
+    add_audit_options,
+    announce,
+    confine,
+    last_words,
+    open_audit,
+    renderer,
+)
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink, SinkError
 from pylsm.cli.status import CANNOT_EXECUTE, NOT_FOUND, REFUSED, complain, say
+from pylsm.confine.invoker import Invoker, become, invoker
 
 __all__ = ["add_parser"]
 
@@ -34,7 +44,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="start a command and trace all it does",
         usage="pylsm run [options] [--] CMD [ARG ...]",
         description="Start CMD, traced from its first instruction, and print what it and all it starts connect to and "
-        "open, until the last of them has ended. Nothing is ever denied or delayed.",
+        "open, until the last of them has ended. Nothing is ever denied or delayed. Under sudo CMD runs as the user "
+        "who called sudo, with that user's ids, groups and environment.",
         epilog="exit status: that of CMD (128+n when signal n ended it); 125 when pylsm cannot do its work, 126 when "
         "CMD cannot be executed, 127 when it is not found, 2 for wrong usage.\n"
         "signals: Ctrl-C is CMD's, as without pylsm; TERM, HUP and QUIT are passed on; USR1 prints the counts.\n\n"
@@ -44,6 +55,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=HelpFormatter,
     )
     add_audit_options(parser)
+    parser.add_argument(
+        "--root", action="store_true", help="under sudo: run CMD as root, not as the user who called sudo"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help=argparse.SUPPRESS)
     parser.set_defaults(handler=_run, parser=parser)
 
@@ -52,24 +66,28 @@ def _run(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or not command[0]:
         options.parser.error("CMD is missing: pylsm run -- CMD ARG ...")
+    who = None if options.root else invoker()
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
             audit = stack.enter_context(open_audit(options))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, *_FORWARDED))
-            child = stack.enter_context(_Child(command))
+            child = stack.enter_context(_Child(command, who))
             return _follow(options, audit, sink, signals, child)
     except SkipAudit:
-        _execute(command)
+        _execute(command, who)
 
 
 def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child) -> int:
     audit.trace(to_initial([child.pid]))
-    announce(audit, f"process {child.pid} before its first instruction", options.quiet)
+    whose = f" of user {child.who.name}" if child.who is not None else ""
+    announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)
     follower = Follower(audit, sink, renderer(options), signals, options.stats)
     failed = child.release()
     if failed:
         return failed
+    # Before the first byte that CMD chose is read.
+    confine(options, audit, signals=True)
     try:
         follower.run(lambda: not audit.family(), child.on_signal, [child.pidfd])
         follower.finish()
@@ -87,8 +105,9 @@ def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Sign
 class _Child:
     """The command, held before it begins."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], who: Invoker | None) -> None:
         self.name = command[0]
+        self.who = who
         self._status: int | None = None
         self._interrupted = False
         go_read, self._go = os.pipe()
@@ -102,7 +121,7 @@ class _Child:
                         signal.signal(number, signal.SIG_DFL)
                 os.close(self._go)
                 if os.read(go_read, 1):  # nothing: pylsm died
-                    _execute(command, failure_write)
+                    _execute(command, who, failure_write)
             finally:
                 os._exit(REFUSED)
         os.close(go_read)
@@ -169,13 +188,14 @@ class _Child:
         os.close(self.pidfd)
 
 
-def _execute(command: list[str], failure: int = -1) -> NoReturn:
-    """Become the command; if that fails, report the errno to ``failure`` or explain it, and exit."""
+def _execute(command: list[str], who: Invoker | None, failure: int = -1) -> NoReturn:
+    """Become the command, as ``who``; if that fails, report the errno to ``failure`` or explain it, and exit."""
     # What Python ignores; what is caught gets its default by exec, and what the caller ignored stays ignored.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvp(command[0], command)
+        become(who)
+        os.execvpe(command[0], command, os.environ if who is None else who.environment)
     except OSError as error:
         if failure >= 0:
             os.write(failure, struct.pack("=i", error.errno or 0))

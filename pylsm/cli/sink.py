@@ -7,6 +7,7 @@ import os
 import select
 import stat
 
+from pylsm.confine.files import open_output
 from pylsm.errors import PylsmError
 
 __all__ = ["Sink", "SinkError"]
@@ -23,6 +24,7 @@ class Sink:
         path: the file, made anew (mode 0600) or emptied; None for standard output.
 
     Raises:
+        UntrustedPath: the file, or a link on the way to it, is somebody else's.
         SinkError: the file cannot be opened.
     """
 
@@ -38,7 +40,7 @@ class Sink:
             fcntl.fcntl(1, fcntl.F_SETFL, self._flags | os.O_APPEND)
             return
         try:
-            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self.fd = open_output(path)
         except OSError as error:
             raise SinkError(
                 f"cannot write to {path}: {error.strerror}", hint="give -o a file in a directory you can write to"

@@ -156,7 +156,7 @@ def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
     errno = ctypes.get_errno()
     hint = ""
     if errno in (EPERM, EACCES):
-        hint = "needs root or CAP_PERFMON (kernel.perf_event_paranoid)"
+        hint = _permission()
     elif errno in (ENOENT, EINVAL):
         hint = (
             "the kernel has no such function, or it may not be probed (/sys/kernel/tracing/available_filter_functions)"
@@ -169,3 +169,22 @@ def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
 def _read(path: str) -> str:
     with open(path, encoding="ascii") as file:
         return file.read().strip()
+
+
+def _permission() -> str:
+    """Which capability perf_event_open(2) wants here."""
+    from pylsm.loader.hints import CAPABILITIES, effective_capabilities
+
+    held = effective_capabilities() or 0
+    try:
+        with open("/proc/sys/kernel/perf_event_paranoid", encoding="ascii") as file:
+            paranoid = int(file.read())
+    except (OSError, ValueError):
+        paranoid = 0
+    if held >> CAPABILITIES["CAP_PERFMON"] & 1 and paranoid >= 3:
+        # A patch of Debian's and Android's, which asks for it at 3 and above.
+        return (
+            f"kernel.perf_event_paranoid is {paranoid}: needs root, or CAP_SYS_ADMIN; or allow it for CAP_PERFMON with "
+            "`sysctl kernel.perf_event_paranoid=2`"
+        )
+    return f"needs root or CAP_PERFMON (kernel.perf_event_paranoid is {paranoid})"

@@ -19,7 +19,8 @@ ALLOWED = {
     "audit": {"errors", "btf", "asm", "record", "loader"},
     "research": {"errors", "asm", "loader"},
     "output": {"audit"},
-    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf"},
+    "confine": {"errors"},
+    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine"},
     "__init__": set(),
     "__main__": {"cli"},
 }

@@ -1,0 +1,92 @@
+"""This thread's capabilities (capabilities(7)), as sets of numbers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from pylsm.confine.kernel import check, libc, prctl
+
+__all__ = [
+    "CAP_BPF",
+    "CAP_DAC_OVERRIDE",
+    "CAP_KILL",
+    "CAP_SYS_PTRACE",
+    "clear_ambient",
+    "effective_only",
+    "keep_only",
+    "names",
+    "permitted",
+]
+
+# include/uapi/linux/capability.h
+CAP_DAC_OVERRIDE: Final = 1
+CAP_KILL: Final = 5
+CAP_SYS_PTRACE: Final = 19
+CAP_BPF: Final = 39
+_NAMES = {
+    CAP_DAC_OVERRIDE: "CAP_DAC_OVERRIDE",
+    CAP_KILL: "CAP_KILL",
+    CAP_SYS_PTRACE: "CAP_SYS_PTRACE",
+    CAP_BPF: "CAP_BPF",
+}
+
+_VERSION_3 = 0x20080522
+_PR_CAPBSET_DROP = 24
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+
+def permitted() -> set[int]:
+    """Those that this thread may make effective."""
+    _, allowed, _ = _get()
+    return {bit for bit in range(64) if allowed >> bit & 1}
+
+
+def effective_only(wanted: Iterable[int]) -> None:
+    """Make exactly these effective; the others stay permitted, and can be taken up again."""
+    _, allowed, inheritable = _get()
+    _set(_mask(wanted), allowed, inheritable)
+
+
+def keep_only(wanted: Iterable[int]) -> None:
+    """Give up all but these, for this thread and all it starts, for good; programs it executes get none."""
+    clear_ambient()
+    with suppress(OSError):  # EPERM: without CAP_SETPCAP the bounding set stays, and no_new_privs makes it harmless
+        _, allowed, inheritable = _get()
+        _set(allowed, allowed, inheritable)
+        for bit in range(64):
+            prctl(_PR_CAPBSET_DROP, bit)  # EINVAL behind the last one that the kernel has
+    mask = _mask(wanted)
+    _set(mask, mask, 0)
+
+
+def clear_ambient() -> None:
+    """Let no program that is executed from here inherit a capability through the ambient set."""
+    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def names(wanted: Iterable[int]) -> tuple[str, ...]:
+    """Their names, in the order of their numbers."""
+    return tuple(_NAMES.get(bit, f"capability {bit}") for bit in sorted(wanted))
+
+
+def _mask(wanted: Iterable[int]) -> int:
+    return sum(1 << bit for bit in set(wanted))
+
+
+def _get() -> tuple[int, int, int]:
+    """(effective, permitted, inheritable) as masks."""
+    header, data = (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    check(libc.capget(header, data))
+    effective, allowed, inheritable = (data[n] | data[n + 3] << 32 for n in range(3))
+    return effective, allowed, inheritable
+
+
+def _set(*masks: int) -> None:
+    header, data = (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    for n, mask in enumerate(masks):
+        data[n], data[n + 3] = mask & 0xFFFFFFFF, mask >> 32
+    check(libc.capset(header, data))
