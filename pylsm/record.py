@@ -1,26 +1,43 @@
-"""A record's layout, written once with construct, and everything that derives from it.
+"""A record's layout, written once in construct's notation, and everything that derives from it.
 
-The assembler asks for offsets and widths (`Record.field`), the reader for a fast decoder (`Record.unpacker`,
-`Record.tail`), the loader for BTF (`Record.btf`). Construct itself stays the definition, and the oracle in tests: it
-is too slow for the hot path.
+The assembler asks for offsets and widths (`Record.field`), the reader for a fast decoder (`Record.unpacker`), the
+loader for BTF (`Record.btf`). Construct's own parser (`Record.construct`) is the oracle in tests: it is too slow for
+the hot path, and importing it takes three times as long as starting Python. So the names that records are written with
+(``Int32un``, ``Bytes(16)``, ``GreedyBytes``) are here too, and mean what they mean in construct, which is imported only
+when `Record.construct` is asked for. Fields of construct itself are taken as well.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from construct import Array, Bytes, Construct, FormatField, GreedyBytes, Struct
 
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from construct import Construct
+
     from pylsm.btf import BtfWriter
 
-__all__ = ["LayoutError", "Record"]
+__all__ = [
+    "Bytes",
+    "GreedyBytes",
+    "Int8un",
+    "Int16ub",
+    "Int16un",
+    "Int32sn",
+    "Int32ub",
+    "Int32un",
+    "Int64sn",
+    "Int64un",
+    "LayoutError",
+    "Record",
+]
 
-# construct's codes → (struct's code with a fixed size, C type, signed)
+# size → (struct's code, C type, C type without a sign)
 _C_TYPES = {
     1: ("b", "s8", "u8"),
     2: ("h", "s16", "u16"),
@@ -33,19 +50,58 @@ class LayoutError(PylsmError):
     """A layout that C, BTF or the decoder cannot express, or bytes that are no such record."""
 
 
-class _Field:
+class Kind:
+    """The type of a field: how construct writes it, the code of its bytes in `struct`, and its size."""
+
+    __slots__ = ("big_endian", "code", "count", "notation", "signed", "size")
+
+    def __init__(self, notation: str, code: str, size: int, count: int = 0) -> None:
+        self.notation = notation
+        self.code = code.lstrip("><=")
+        self.size = size  # of one element; 0: as long as it is
+        self.count = count  # 0: a scalar
+        self.signed = code[-1].islower() and code[-1] != "s"
+        self.big_endian = code[0] == ">"
+
+    def __rtruediv__(self, name: str) -> Field:
+        return Field(name, self)
+
+
+class Field:
+    """A named field of a `Kind`: ``"pid" / Int32un``."""
+
+    __slots__ = ("kind", "name")
+
+    def __init__(self, name: str, kind: Kind) -> None:
+        self.name = name
+        self.kind = kind
+
+
+Int8un, Int16un, Int32un, Int64un = (Kind(f"Int{8 * size}un", code, size) for code, size in zip("BHIQ", (1, 2, 4, 8)))
+Int32sn, Int64sn = Kind("Int32sn", "i", 4), Kind("Int64sn", "q", 8)
+Int16ub, Int32ub = Kind("Int16ub", ">H", 2), Kind("Int32ub", ">I", 4)
+#: The part of variable length, last in a record.
+GreedyBytes = Kind("GreedyBytes", "s", 0)
+
+
+def Bytes(length: int) -> Kind:
+    """``length`` bytes, as one value."""
+    return Kind(f"Bytes({length})", f"{length}s", 1, length)
+
+
+class _Placed:
+    """A field at its place."""
+
     __slots__ = ("big_endian", "code", "count", "name", "offset", "signed", "size")
 
-    def __init__(
-        self, name: str, offset: int, size: int, count: int, code: str, signed: bool, big_endian: bool
-    ) -> None:
+    def __init__(self, name: str, offset: int, kind: Kind) -> None:
         self.name = name
         self.offset = offset
-        self.size = size  # of one element
-        self.count = count  # 0: a scalar
-        self.code = code
-        self.signed = signed
-        self.big_endian = big_endian
+        self.size = kind.size
+        self.count = kind.count
+        self.code = kind.code
+        self.signed = kind.signed
+        self.big_endian = kind.big_endian
 
 
 class Record:
@@ -53,12 +109,11 @@ class Record:
 
     Args:
         name: the struct's name in BTF.
-        *fields: construct fields, ``"pid" / Int32un``: integers, ``Bytes(n)``, ``Array(n, integer)`` and, last, one
-            ``GreedyBytes`` for a part of variable length. Fields lie where C would put them: each is aligned to its
-            own size by the definition, no hidden padding.
+        *fields: ``"pid" / Int32un``, with the kinds of this module or of construct: integers, ``Bytes(n)``,
+            ``Array(n, integer)`` and, last, one ``GreedyBytes`` for a part of variable length. Fields lie where C would
+            put them: each is aligned to its own size by the definition, no hidden padding.
 
     Attributes:
-        construct: the construct ``Struct``.
         size: bytes of the fixed part.
         tail_name: name of the variable part, or "".
         unpacker: a compiled ``struct.Struct`` of the fixed part; a ``Bytes`` field is one value, an ``Array`` is
@@ -68,47 +123,45 @@ class Record:
         LayoutError: a field of another kind, or a misaligned one.
     """
 
-    def __init__(self, name: str, *fields: Construct) -> None:
+    def __init__(self, name: str, *fields: Field | Construct) -> None:
         self.name = name
-        self.construct = Struct(*fields)
+        self._written = fields
+        self._construct: Construct | None = None
         self.tail_name = ""
-        self._fields: dict[str, _Field] = {}
+        self._fields: dict[str, _Placed] = {}
         offset = 0
         codes = "="
         for field in fields:
             if self.tail_name:
                 raise LayoutError(f"{name}.{field.name} comes after the variable part {self.tail_name}")
-            inner, count = field.subcon, 0
-            if inner is GreedyBytes:
+            kind = field.kind if isinstance(field, Field) else _kind_of(name, field)
+            if not kind.size:
                 self.tail_name = field.name
                 continue
-            if isinstance(inner, Array):
-                inner, count = inner.subcon, inner.count
-            if isinstance(inner, Bytes) and isinstance(inner.length, int):
-                made = _Field(field.name, offset, 1, inner.length, f"{inner.length}s", False, False)
-                codes += made.code
-            elif isinstance(inner, FormatField) and inner.length in _C_TYPES and inner.fmtstr[1] not in "fde":
-                signed = inner.fmtstr[1].islower()
-                code = _C_TYPES[inner.length][0]
-                made = _Field(
-                    field.name,
-                    offset,
-                    inner.length,
-                    count,
-                    code if signed else code.upper(),
-                    signed,
-                    inner.fmtstr[0] == ">",
-                )
-                codes += f"{count or ''}{made.code}"
-            else:
-                raise LayoutError(f"{name}.{field.name}: {inner!r} has no C type that a record can hold")
-            if offset % made.size:
-                raise LayoutError(f"{name}.{field.name} at byte {offset} is not aligned to its {made.size} bytes")
-            self._fields[field.name] = made
-            offset += made.size * (made.count or 1)
+            if offset % kind.size:
+                raise LayoutError(f"{name}.{field.name} at byte {offset} is not aligned to its {kind.size} bytes")
+            codes += kind.code if kind.code.endswith("s") else f"{kind.count or ''}{kind.code}"
+            self._fields[field.name] = _Placed(field.name, offset, kind)
+            offset += kind.size * (kind.count or 1)
         self.size = offset
         self.unpacker = struct.Struct(codes)
         assert self.unpacker.size == self.size
+
+    @property
+    def construct(self) -> Construct:
+        """The construct ``Struct`` of the same layout."""
+        if self._construct is None:
+            import construct
+
+            def written(field: Field | Construct) -> Construct:
+                if not isinstance(field, Field):
+                    return field
+                if field.kind.count:
+                    return field.name / construct.Bytes(field.kind.count)
+                return field.name / getattr(construct, field.kind.notation)
+
+            self._construct = construct.Struct(*(written(field) for field in self._written))
+        return self._construct
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -150,7 +203,7 @@ class Record:
             out[self.tail_name] = bytes(data[self.size :])
         return out
 
-    def _native(self, f: _Field, value: int) -> int:
+    def _native(self, f: _Placed, value: int) -> int:
         if not f.big_endian:
             return value
         return int.from_bytes(struct.pack("=" + f.code, value), "big", signed=f.signed)
@@ -179,3 +232,23 @@ class Record:
 
     def __repr__(self) -> str:
         return f"Record({self.name}, {self.size} bytes)"
+
+
+def _kind_of(record: str, field: Construct) -> Kind:
+    """What a field of construct's own is here."""
+    from construct import Array, FormatField
+    from construct import Bytes as Text
+    from construct import GreedyBytes as Rest
+
+    inner, count = field.subcon, 0
+    if inner is Rest:
+        return GreedyBytes
+    if isinstance(inner, Array):
+        inner, count = inner.subcon, inner.count
+    if isinstance(inner, Text) and isinstance(inner.length, int):
+        return Bytes(inner.length)
+    if isinstance(inner, FormatField) and inner.length in _C_TYPES and inner.fmtstr[1] not in "fde":
+        code = _C_TYPES[inner.length][0]
+        order = ">" if inner.fmtstr[0] == ">" else ""
+        return Kind("", order + (code if inner.fmtstr[1].islower() else code.upper()), inner.length, count)
+    raise LayoutError(f"{record}.{field.name}: {inner!r} has no C type that a record can hold")

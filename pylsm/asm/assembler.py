@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Union
 
 from pylsm.asm import helpers
 from pylsm.asm import opcodes as op
@@ -47,18 +46,21 @@ from pylsm.asm.references import (
     TypeRef,
 )
 from pylsm.asm.typed import Field, Typed, bits_of
+from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
     from pylsm.btf import Btf
 
 __all__ = ["Argument", "Asm"]
 
 _LEVELS = {"v1": 1, "v2": 2, "v3": 3, "v4": 4}
 
-Source = Union[Register, int]
+Source: TypeAlias = "Register | int"
 #: What a call takes: a register, a constant, a map, an address (a slot, a view), a function's name, or None for
 #: "already in place".
-Argument = Union[Register, int, MapSpec, View, Address, Field, str, None]
+Argument: TypeAlias = "Register | int | MapSpec | View | Address | Field | str | None"
 
 
 class _Body:

@@ -8,9 +8,8 @@ An allow-list: what is not here is refused. Among what is missing, on purpose: `
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pylsm.asm.maps import MapType
+from pylsm.light import NamedTuple
 
 __all__ = ["DATA_MAPS", "Effect", "helper_effect", "kfunc_effect"]
 

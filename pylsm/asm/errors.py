@@ -7,9 +7,9 @@ as data.
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
 from pylsm.errors import PylsmError
+from pylsm.light import NamedTuple
 
 __all__ = [
     "AsmError",

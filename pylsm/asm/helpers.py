@@ -6,9 +6,9 @@ The list is closed: since 6.2 the kernel adds kfuncs instead.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
 
 from pylsm.asm.errors import UnknownNameError, caller_line
+from pylsm.light import NamedTuple
 
 __all__ = ["Helper", "by_name", "by_number"]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Protocol
-
 from pylsm.asm.errors import OperandError
+from pylsm.light import TYPE_CHECKING, IntEnum
+
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 __all__ = ["Layout", "MapSpec", "MapType"]
 
@@ -58,11 +61,9 @@ class Layout(Protocol):
     @property
     def size(self) -> int:
         """Bytes of the fixed part."""
-        ...
 
     def field(self, name: str) -> tuple[int, int]:
         """(offset, size) of a field, in bytes; raises KeyError."""
-        ...
 
 
 class MapSpec:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
 
 # Instruction classes: the low three bits of the opcode (RFC 9669 section 3.1).
 LD: Final = 0x00

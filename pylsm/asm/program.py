@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pylsm.asm.instruction import Instruction, encode
 from pylsm.asm.maps import Layout, MapSpec
+from pylsm.light import NamedTuple
 
 __all__ = ["Function", "Program"]
 

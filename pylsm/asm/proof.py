@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pylsm.asm.errors import AsmError, SourceLine
 from pylsm.asm.instruction import Instruction
+from pylsm.light import NamedTuple
 
 __all__ = ["PATH_LIMIT", "Exit", "NotProved", "Proof"]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from pylsm.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
+
 
 __all__ = [
     "BitsRef",
@@ -92,4 +96,6 @@ class FunctionRef(NamedTuple):
     name: str
 
 
-Reference = Union[MapRef, MapValueRef, FieldRef, BitsRef, TypeRef, EnumRef, KfuncRef, KsymRef, FunctionRef]
+Reference: TypeAlias = (
+    "MapRef | MapValueRef | FieldRef | BitsRef | TypeRef | EnumRef | KfuncRef | KsymRef | FunctionRef"
+)

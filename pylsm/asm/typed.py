@@ -7,13 +7,12 @@ every access carries a `FieldRef` (or a `BitsRef`) that is resolved against the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import FieldError, caller_line
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.operands import Address, Mem, Register
 from pylsm.asm.references import BitsRef, FieldRef
+from pylsm.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pylsm.btf import Btf, Member

@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.effects import DATA_MAPS, Effect, helper_effect, kfunc_effect
@@ -31,6 +30,12 @@ from pylsm.asm.maps import MapSpec, MapType
 from pylsm.asm.program import Program
 from pylsm.asm.proof import PATH_LIMIT, Exit, NotProved, Proof
 from pylsm.asm.references import FunctionRef, KfuncRef, KsymRef, MapRef, MapValueRef
+from pylsm.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from typing_extensions import TypeAlias
 
 __all__ = ["Code", "digest", "named_callee", "prove", "returns_unchanged", "why_no_veto"]
 
@@ -42,7 +47,7 @@ _KERNEL = ("kernel", None)  # loaded from the kernel's memory, or given by it: a
 _VERDICT = ("verdict", None)  # the low 32 bits are those of the verdict; that is all of it the kernel looks at
 _ZERO = ("number", 0)
 
-_Value = tuple[str, Any]
+_Value: TypeAlias = "tuple[str, Any]"
 
 #: Kinds of program whose return value decides nothing, and why (kernel/bpf/trampoline.c, kernel/trace/bpf_trace.c).
 _NO_VETO = {

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pylsm.audit.events import Connect, Event, FileOpen

@@ -6,10 +6,13 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.records import CONNECT, FILE_OPEN, KIND_CONNECT, KIND_OPEN, SOURCE_LSM
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["Decoder"]
 

@@ -10,8 +10,6 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Union
 
 from pylsm.audit.records import (
     CONNECT,
@@ -23,7 +21,13 @@ from pylsm.audit.records import (
     KIND_OPEN,
     SOURCE_LSM,
 )
+from pylsm.light import TYPE_CHECKING
 from pylsm.record import Record
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from typing_extensions import TypeAlias
 
 __all__ = ["Connect", "Event", "FileOpen"]
 
@@ -51,7 +55,6 @@ _PORT = slice(CONNECT.field("port")[0], sum(CONNECT.field("port")))
 _ADDRESS = slice(CONNECT.field("address")[0], sum(CONNECT.field("address")))
 
 
-@dataclass(frozen=True)
 class _Recorded:
     """What every record begins with.
 
@@ -64,6 +67,27 @@ class _Recorded:
 
     record: bytes
     clock_ns: int
+
+    def __init__(self, record: bytes, clock_ns: int) -> None:
+        _set_record(self, record)
+        _set_clock(self, clock_ns)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an event does not change: {name!r} cannot be set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an event does not change: {name!r} cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return (self.record, self.clock_ns) == (other.record, other.clock_ns)
+
+    def __hash__(self) -> int:
+        return hash((self.record, self.clock_ns))
+
+    def __reduce__(self) -> tuple[type[_Recorded], tuple[bytes, int]]:
+        return type(self), (self.record, self.clock_ns)
 
     @property
     def pid(self) -> int:
@@ -96,7 +120,11 @@ class _Recorded:
         return _time(self.record) + self.clock_ns
 
 
-@dataclass(frozen=True)
+# A slot is set by its descriptor, since the class's own __setattr__ refuses.
+_set_record: Callable[[_Recorded, bytes], None] = _Recorded.record.__set__  # type: ignore[attr-defined,misc]
+_set_clock: Callable[[_Recorded, int], None] = _Recorded.clock_ns.__set__  # type: ignore[attr-defined,misc]
+
+
 class Connect(_Recorded):
     """An attempt to connect a socket, whatever became of it."""
 
@@ -140,7 +168,6 @@ class Connect(_Recorded):
         return f"Connect(pid={self.pid}, comm={self.comm!r}, dst_ip={self.dst_ip!r}, port={self.port})"
 
 
-@dataclass(frozen=True)
 class FileOpen(_Recorded):
     """A file opened: the kernel allowed it and handed out a file."""
 
@@ -211,7 +238,7 @@ class FileOpen(_Recorded):
         return f"FileOpen(pid={self.pid}, comm={self.comm!r}, mode={self.mode!r}, path={self.path!r})"
 
 
-Event = Union[Connect, FileOpen]
+Event: TypeAlias = "Connect | FileOpen"
 
 
 def _record(layout: Record, kind: int, fields: dict[str, Any]) -> bytes:

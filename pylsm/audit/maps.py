@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pylsm.asm import MapSpec, MapType
 from pylsm.audit.records import COUNTERS, SCRATCH, SEEN_KEY, TGID
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["COUNTS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pylsm.asm import Program
 from pylsm.asm.verify import returns_unchanged, why_no_veto
 from pylsm.audit.maps import WALKERS
+from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pylsm.asm.proof import Proof

@@ -6,11 +6,11 @@ Every record in the ring starts with its source, so that several producers can s
 
 from __future__ import annotations
 
-from typing import Final
+from pylsm.light import TYPE_CHECKING
+from pylsm.record import Bytes, GreedyBytes, Int16ub, Int16un, Int32un, Int64un, Record
 
-from construct import Bytes, GreedyBytes, Int16ub, Int16un, Int32un, Int64un
-
-from pylsm.record import Record
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "CONNECT",

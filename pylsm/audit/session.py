@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import NamedTuple, Union
 
 from pylsm.asm import MapSpec
 from pylsm.audit import maps
@@ -23,13 +22,17 @@ from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
 from pylsm.audit.targets import NoSuchProcess, descendants, lives
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, Map, Object, RingBuffer, VerifierError
 from pylsm.loader.rcu import synchronize
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
 
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 
 #: A map that somebody else owns: open, by descriptor, or by the path it is pinned at.
-Shared = Union[Map, int, str, None]
+Shared: TypeAlias = "Map | int | str | None"
 
 _SELF_TEST_SECONDS = 3.0
 _PORT = 9  # discard (RFC 863): the self-test sends nothing there, it only connects

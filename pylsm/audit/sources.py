@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
 
 from pylsm.asm import Program
 from pylsm.audit.programs import family, syscalls
 from pylsm.audit.programs.file_open import file_open, path_walker
 from pylsm.audit.programs.hooks import FENTRY, KPROBE, LSM, Hook
 from pylsm.audit.programs.socket_connect import socket_connect
+from pylsm.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["SOURCES", "Source", "Variant", "family_programs"]
 

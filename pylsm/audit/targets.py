@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from pylsm.errors import PylsmError
+from pylsm.light import NamedTuple
 
 __all__ = [
     "NoSuchProcess",

@@ -6,9 +6,8 @@ the name says bits.
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from pylsm.btf.errors import BtfError
+from pylsm.light import IntEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
 import pylsm
 from pylsm.cli.status import REFUSED, USAGE, complain
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = ["main"]
 

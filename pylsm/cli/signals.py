@@ -6,7 +6,11 @@ import os
 import signal
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Signals"]
 

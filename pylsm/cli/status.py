@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Final
 
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "REFUSED", "USAGE", "complain", "say"]
 

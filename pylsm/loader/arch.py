@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
 
 from pylsm.errors import PylsmError
+from pylsm.light import NamedTuple
 
 __all__ = ["SystemCalls", "system_calls"]
 

@@ -8,7 +8,8 @@ is the same where 64-bit integers are aligned to 4 bytes. Times are nanoseconds,
 from __future__ import annotations
 
 from ctypes import Structure, c_char, c_int32, c_uint8, c_uint32, c_uint64
-from enum import IntEnum
+
+from pylsm.light import IntEnum
 
 __all__ = [
     "BatchAttr",

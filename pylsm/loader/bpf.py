@@ -6,11 +6,16 @@ import ctypes
 import os
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, EMFILE, ENFILE, EPERM
-from typing import Any, TypeVar
 
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader.arch import system_calls
 from pylsm.loader.attr import Cmd
 from pylsm.loader.errors import BpfError, errno_name
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _H = TypeVar("_H", bound="Handle")
 
 __all__ = ["Handle", "address", "bpf", "bpf_errno", "failure", "object_kind"]
 
@@ -101,9 +106,6 @@ def object_kind(fd: int) -> str:
     except OSError:
         return ""
     return target[len("anon_inode:") :].strip("[]") if target.startswith("anon_inode:") else ""
-
-
-_H = TypeVar("_H", bound="Handle")
 
 
 class Handle:

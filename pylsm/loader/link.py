@@ -6,8 +6,8 @@ import ctypes
 import os
 from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOTSUP
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import Cmd, InfoAttr, IterCreateAttr, LinkCreateAttr, LinkFdAttr, LinkInfo, RawTracepointAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure
 from pylsm.loader.errors import BpfError, SpecError
@@ -15,6 +15,7 @@ from pylsm.loader.sections import AttachType
 
 if TYPE_CHECKING:
     import socket
+    from typing import Any
 
     from pylsm.loader.maps import Map
     from pylsm.loader.program import LoadedProgram

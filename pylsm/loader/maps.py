@@ -8,13 +8,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from errno import ENOENT, ENOSPC
 from mmap import PAGESIZE
-from typing import Any, NamedTuple
 
 from pylsm.asm.maps import MapSpec, MapType
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import BatchAttr, Cmd, InfoAttr, MapCreateAttr, MapElementAttr, MapInfoAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, object_kind
 from pylsm.loader.errors import MapMismatchError, SpecError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ANY", "EXIST", "NOEXIST", "Map", "MapInfo", "possible_cpus"]
 

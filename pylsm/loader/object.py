@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
 
 from pylsm.asm.maps import MapSpec
 from pylsm.asm.program import Program
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader.bpf import Handle
 from pylsm.loader.errors import SpecError
 from pylsm.loader.link import Link
@@ -16,13 +16,17 @@ from pylsm.loader.program import LoadedProgram
 from pylsm.loader.relocate import Known
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from typing_extensions import TypeAlias
+
     from pylsm.btf import Btf
     from pylsm.loader.elf import ObjectFile
 
 __all__ = ["Object"]
 
 #: A map that somebody else made: open, by descriptor, or by the path it is pinned at.
-Reused = Union[Map, int, str, "os.PathLike[str]"]
+Reused: TypeAlias = "Map | int | str | os.PathLike[str]"
 
 
 class Object:

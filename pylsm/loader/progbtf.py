@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import ctypes
 from struct import pack
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pylsm.asm.maps import Layout, MapSpec
 from pylsm.asm.program import Function, Program
+from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import BtfLoadAttr, Cmd
 from pylsm.loader.bpf import Handle, bpf_errno
 from pylsm.loader.errors import errno_name
 from pylsm.loader.source import source_text
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from pylsm.asm.errors import SourceLine
     from pylsm.btf import BtfWriter
 

@@ -6,10 +6,10 @@ import ctypes
 import os
 from collections.abc import Mapping
 from errno import EINVAL, ENOSPC
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pylsm.asm.instruction import Instruction, encode
 from pylsm.asm.program import Program
+from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import Cmd, EnableStatsAttr, IdAttr, InfoAttr, ProgInfoAttr, ProgLoadAttr, TestRunAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure
 from pylsm.loader.errors import ResolveError
@@ -18,6 +18,8 @@ from pylsm.loader.relocate import Known, resolve
 from pylsm.loader.sections import ProgType, Section, parse_section
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from pylsm.btf import Btf
     from pylsm.loader.link import Link
     from pylsm.loader.progbtf import ProgramBtf

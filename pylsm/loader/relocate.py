@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import AsmError
@@ -37,15 +36,20 @@ from pylsm.asm.references import (
     Reference,
     TypeRef,
 )
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader.errors import ResolveError
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from typing_extensions import TypeAlias
+
     from pylsm.btf import Btf, Member
 
 __all__ = ["Known", "resolve"]
 
 #: (type, reference) → its value, and (struct, path, alternatives) → the member found.
-Known = dict[Any, Any]
+Known: TypeAlias = "dict[Any, Any]"
 
 _MEMORY_CLASSES = (op.LDX, op.ST, op.STX)
 

@@ -5,9 +5,7 @@ Numbers: enum bpf_prog_type and enum bpf_attach_type (include/uapi/linux/bpf.h).
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import NamedTuple
-
+from pylsm.light import IntEnum, NamedTuple
 from pylsm.loader.errors import SpecError
 
 __all__ = ["AttachType", "ProgType", "Section", "parse_section"]

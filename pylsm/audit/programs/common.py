@@ -6,13 +6,15 @@ Every program ends in one place, `Probe.finish`, which counts the run and return
 
 from __future__ import annotations
 
-from typing import Final
-
 from pylsm.asm import R0, R1, R6, R7, Asm, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
 from pylsm.audit.maps import COUNTS, TRACED
 from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
 from pylsm.btf import declare
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["KERNEL", "Probe", "count", "field_of"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional
 
 from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, R10, Asm, Program, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
@@ -23,6 +22,10 @@ from pylsm.audit.records import (
     SEEN_KEY,
     TGID,
 )
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeAlias
 
 __all__ = ["PATHS", "file_open", "path_walker", "record_open", "tgid_of"]
 
@@ -218,7 +221,7 @@ def _release(a: Asm, scratch: View) -> None:
     a.st(u64[scratch["owner"]], 0)
 
 
-_Getter = Callable[[Register, Field], Optional[Typed]]
+_Getter: TypeAlias = "Callable[[Register, Field], Typed | None]"
 
 
 def _getter(a: Asm, word: View, trusted: bool) -> _Getter:

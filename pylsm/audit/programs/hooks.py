@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
 from pylsm.asm import R6, Asm, Register, u64
 from pylsm.audit.arch import Architecture, native
 from pylsm.audit.programs.common import KERNEL, field_of
+from pylsm.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["FENTRY", "HOOKS", "KPROBE", "LSM", "Hook"]
 

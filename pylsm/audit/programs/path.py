@@ -10,13 +10,15 @@ flagged as truncated, and no more.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pylsm.asm import R0, R1, R2, R3, R4, R6, R7, R8, R9, Asm, Label, Mem, Register, View, u8
 from pylsm.asm.typed import Field
 from pylsm.audit.maps import WALKERS
 from pylsm.audit.programs.common import Probe
 from pylsm.audit.records import FLAG_BASENAME, FLAG_TRUNCATED, PATH_MAX, SCRATCH
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["RUNS", "STEPS", "walk"]
 

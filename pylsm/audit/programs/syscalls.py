@@ -6,14 +6,16 @@ itself opens), and reads a connect's address before the kernel does.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
 from pylsm.audit.arch import Architecture, native
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.file_open import record_open, tgid_of
 from pylsm.audit.programs.socket_connect import READ, record_connect
 from pylsm.audit.records import SEEN_KEY
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["BLIND_SPOTS", "sys_enter", "sys_exit"]
 
