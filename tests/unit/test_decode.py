@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import os
 import socket
@@ -197,9 +196,9 @@ def test_time_follows_a_clock_that_is_set() -> None:
 @pytest.mark.parametrize("record", [open_record(), connect_record()], ids=["open", "connect"])
 def test_events_are_frozen_and_have_slots(record: bytes) -> None:
     event = decode(record)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError, match="does not change"):
         event.pid = 1
     assert not hasattr(event, "__dict__")
-    same = dataclasses.replace(event)
+    same = type(event)(event.record, event.clock_ns)
     assert same == event
     assert {event: 1}[same] == 1
