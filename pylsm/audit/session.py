@@ -29,6 +29,8 @@ from pylsm.loader.rcu import synchronize
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
 
+    from pylsm.audit.pinned import PinnedAudit
+
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 
 #: A map that somebody else owns: open, by descriptor, or by the path it is pinned at.
@@ -86,6 +88,8 @@ class Audit:
         family_size: how many processes can be traced at a time.
         btf: a file with the running kernel's types, for a kernel that has none of its own.
         traced_map, ring: maps of others to use in place of ours: a pinned path, a descriptor or a `Map`.
+        pin: a new directory below /sys/fs/bpf that keeps the audit in the kernel: it goes on when this process ends,
+            until another one continues it (`adopt`) or `pylsm.audit.pinned.remove` ends it.
 
     Attributes:
         source: the `Source` in use.
@@ -106,6 +110,7 @@ class Audit:
         traced_map: Shared = None,
         ring: Shared = None,
         btf: str | None = None,
+        pin: str | os.PathLike[str] | PinnedAudit | None = None,
     ) -> None:
         self.refused: dict[str, PylsmError] = {}
         self._btf = types_from_file(btf) if btf is not None else None
@@ -115,15 +120,56 @@ class Audit:
         self._backlog: list[Event] = []
         self._baseline = Counts._make([0] * len(Counts._fields))
         with ExitStack() as stack:
+            self._pinned = stack.enter_context(_pinned(pin)) if pin is not None else None
+            if self._pinned is not None and self._pinned.state is not None:
+                source, traced_map, ring = self._continue(self._pinned)
             self._traced = stack.enter_context(_shared(traced_map, maps.TRACED.resized(family_size)))
             self._ring_map = stack.enter_context(_shared(ring, maps.RING.resized(ring_bytes)))
             self._ring = stack.enter_context(RingBuffer(self._ring_map))
-            stack.callback(self._leave_family)
+            if self._pinned is None:
+                stack.callback(self._leave_family)
             self._object = stack.enter_context(self._first_source(source))
             # What the self-test did is not part of the audit; what others did meanwhile is.
-            began = self.counts()
-            self._baseline = began._replace(recorded=began.recorded - len(self._backlog))
+            if self._pinned is None or self._pinned.state is None:
+                began = self.counts()
+                self._baseline = began._replace(recorded=began.recorded - len(self._backlog))
+            else:
+                self._baseline = self._baseline._replace(recorded=self._baseline.recorded + self._tested)
+            if self._pinned is not None:
+                self._pinned.finish(self.source.name, self._tag, self._baseline[: len(COUNTERS.fields)])
             self._stack = stack.pop_all()
+
+    @classmethod
+    def adopt(cls, path: str | os.PathLike[str], *, btf: str | None = None) -> Audit:
+        """Continue an audit that another process pinned: its family, its records that wait, its counts.
+
+        The programs of this version take over from those that run, without a run of a hook that is seen by neither or
+        by both.
+
+        Args:
+            path: the directory that ``pin`` was given.
+            btf: see `Audit`.
+
+        Raises:
+            PinnedError: there is no whole audit of a version that fits, or another process has it; it is left as it is.
+            UnavailableError: the programs of this version cannot run in place of the old.
+        """
+        from pylsm.audit.pinned import PinnedAudit
+
+        return cls(pin=PinnedAudit.adopt(path), btf=btf)
+
+    def _continue(self, pinned: PinnedAudit) -> tuple[str, Map, Map]:
+        """Source, family and ring of the audit that is adopted."""
+        assert pinned.state is not None
+        self._tag = struct.pack("=I", pinned.state.tag)
+        counted = [*pinned.state.baseline, *[0] * len(Counts._fields)]
+        self._baseline = Counts._make(counted[: len(Counts._fields)])
+        return pinned.state.source, pinned.map(maps.TRACED), pinned.map(maps.RING)
+
+    @property
+    def pinned(self) -> str | None:
+        """The directory that keeps this audit when this process ends, or None."""
+        return self._pinned.path if self._pinned is not None else None
 
     # ---- starting ------------------------------------------------------------------------------------------------
 
@@ -155,11 +201,17 @@ class Audit:
                     raise
                 continue
             try:
-                opened.attach(*(name for name in opened.programs if name != self._walker))
+                hooked = [name for name in opened.programs if name != self._walker]
+                if self._pinned is None:
+                    opened.attach(*hooked)
+                else:
+                    self._pinned.install(opened, hooked, self._btf)
                 self._self_test(source)
                 self.variant = variant
             except BaseException:
                 opened.close()
+                if self._pinned is not None:
+                    self._pinned.abandon()
                 raise
             return opened
         raise AssertionError("a source without variants")
@@ -171,7 +223,11 @@ class Audit:
         loaded = Object(
             programs,
             btf=self._btf,
-            reuse={maps.TRACED.name: self._traced, maps.RING.name: self._ring_map},
+            reuse={
+                **(self._pinned.reuse(programs) if self._pinned is not None else {}),
+                maps.TRACED.name: self._traced,
+                maps.RING.name: self._ring_map,
+            },
         )
         self._walker = walker.name
         loaded.maps[maps.WALKERS.name].update(bytes(4), struct.pack("=I", loaded.programs[walker.name].fileno()))
@@ -184,10 +240,16 @@ class Audit:
             BlindError: one of them did not come out of the ring.
         """
         me = initial_tgid()
+        # What waits in the ring of an adopted audit makes room, and may be of an earlier process with this number.
+        self._backlog = self._drain()
         self.trace([me])
         seen: set[type] = set()
+        self._tested = 0
         try:
-            os.close(os.open("/dev/null", os.O_RDONLY))
+            # A new file, since an adopted audit may have seen this process open any other.
+            memory = os.memfd_create("pylsm")
+            os.close(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY))
+            os.close(memory)
             # Without a route it fails; the hook has run all the same.
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, suppress(OSError):
                 datagram.connect(("127.0.0.1", _PORT))
@@ -198,6 +260,7 @@ class Audit:
             for event in self._drain():
                 if event.pid == me:
                     seen.add(type(event))
+                    self._tested += 1
                 else:
                     self._backlog.append(event)
             if seen >= {Connect, FileOpen}:
@@ -314,7 +377,10 @@ class Audit:
     # ---- ending --------------------------------------------------------------------------------------------------
 
     def stop(self) -> list[Event]:
-        """Detach the programs and return the events that were still in the ring; `counts` are final then."""
+        """Detach the programs and return the events that were still in the ring; `counts` are final then.
+
+        A pinned audit goes on: these are the events so far.
+        """
         for name in list(self._object.links):
             self._object.links.pop(name).close()
         synchronize()
@@ -329,6 +395,12 @@ class Audit:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _pinned(given: str | os.PathLike[str] | PinnedAudit) -> PinnedAudit:
+    from pylsm.audit.pinned import PinnedAudit
+
+    return given if isinstance(given, PinnedAudit) else PinnedAudit.create(given)
 
 
 def _shared(given: Shared, spec: MapSpec) -> Map:

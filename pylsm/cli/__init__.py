@@ -22,6 +22,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "run": "run",
     "attach": "attach",
+    "detach": "detach",
     "check": "check",
     "asm": "asm",
     "disasm": "asm",

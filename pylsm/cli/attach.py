@@ -40,7 +40,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  pylsm attach -p 4321\n"
         "  pylsm attach --comm nginx --format json -o events.jsonl\n"
-        "  pylsm attach -p 4321 --stats 10 --timestamps",
+        "  pylsm attach -p 4321 --stats 10 --timestamps\n"
+        "  pylsm attach -p 4321 --pin /sys/fs/bpf/audit     (Ctrl-C: the audit goes on, in the kernel)\n"
+        "  pylsm attach --adopt /sys/fs/bpf/audit           (goes on where the other ended)\n"
+        "  pylsm detach /sys/fs/bpf/audit",
         formatter_class=HelpFormatter,
     )
     who = parser.add_argument_group("processes (at least one)")
@@ -55,13 +58,25 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     who.add_argument("--comm", metavar="NAME", help="all processes of this name; with --uid: those of that user")
     who.add_argument("--uid", type=user, metavar="UID", help="all processes of this user, by uid or name")
+    keep = parser.add_argument_group("an audit that goes on when pylsm ends").add_mutually_exclusive_group()
+    keep.add_argument(
+        "--pin",
+        metavar="DIR",
+        help="keep the audit in the kernel, pinned in the new directory DIR below /sys/fs/bpf: when pylsm ends, "
+        "programs go on, records wait in the ring, and what finds no room there is counted as lost",
+    )
+    keep.add_argument(
+        "--adopt",
+        metavar="DIR",
+        help="continue the audit pinned in DIR with the programs of this pylsm, which take over between one event and "
+        "the next: its processes (and those named here), what waits in its ring, its counts",
+    )
     add_audit_options(parser)
     parser.set_defaults(handler=_attach, parser=parser)
 
 
 def _attach(options: argparse.Namespace) -> int:
-    if not options.pid and options.comm is None and options.uid is None and options.traced_map is None:
-        options.parser.error("name the processes with -p, --comm or --uid, or share --traced-map with another tool")
+    _check(options)
     named = [targets.resolve(number).pid for number in options.pid]
     found = _found(options)
     pids = list(dict.fromkeys(named + found))
@@ -78,6 +93,25 @@ def _attach(options: argparse.Namespace) -> int:
     except SkipAudit as skip:
         return skip.status
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    anybody = options.pid or options.comm is not None or options.uid is not None
+    if not anybody and options.traced_map is None and options.adopt is None:
+        options.parser.error("name the processes with -p, --comm or --uid, or share --traced-map with another tool")
+    if options.pin is None and options.adopt is None:
+        return
+    kept = "--pin" if options.pin is not None else "--adopt"
+    fixed = {"--traced-map": options.traced_map is not None, "--ringbuf": options.ringbuf is not None}
+    if options.adopt is not None:
+        unset = options.parser.get_default
+        fixed["--backend"] = options.backend != unset("backend")
+        fixed["--ring-size"] = options.ring_size != unset("ring_size")
+        fixed["--family-size"] = options.family_size != unset("family_size")
+    wrong = next((option for option, given in fixed.items() if given), None)
+    if wrong is not None:
+        options.parser.error(f"{kept} has {'its own' if options.pin is not None else 'that of DIR'}: not with {wrong}")
 
 
 def _found(options: argparse.Namespace) -> list[int]:
@@ -113,5 +147,10 @@ def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Sign
             if not sink.failed:
                 follower.finish()
             last_words(audit, options.quiet)
+            if audit.pinned is not None and not options.quiet:
+                say(
+                    f"the audit goes on in the kernel: `pylsm attach --adopt {audit.pinned}` shows what it records, "
+                    f"`pylsm detach {audit.pinned}` ends it"
+                )
     if not options.quiet and not shared and not audit.family():
         say("all traced processes have ended")

@@ -172,7 +172,10 @@ def open_audit(options: argparse.Namespace) -> Audit:
     """
     # Who refuses or skips what is weaker means LSM hooks, unless another backend is asked for by name.
     source = "lsm" if options.backend == "auto" and options.if_unavailable != "auto" else options.backend
+    pin = getattr(options, "pin", None)
     try:
+        if getattr(options, "adopt", None) is not None:
+            return Audit.adopt(options.adopt, btf=options.btf)
         return Audit(
             source=source,
             ring_bytes=options.ring_size,
@@ -180,6 +183,7 @@ def open_audit(options: argparse.Namespace) -> Audit:
             traced_map=options.traced_map,
             ring=options.ringbuf,
             btf=options.btf,
+            pin=pin,
         )
     except UnavailableError as error:
         if options.if_unavailable != "skip":
