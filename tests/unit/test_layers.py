@@ -18,7 +18,7 @@ ALLOWED = {
     "asm": {"errors", "btf"},
     "record": {"errors", "btf"},
     "loader": {"errors", "btf", "asm"},
-    "audit": {"errors", "btf", "asm", "record", "loader"},
+    "audit": {"", "errors", "btf", "asm", "record", "loader"},
     "research": {"errors", "asm", "loader"},
     "output": {"audit"},
     "confine": {"errors"},
