@@ -1,7 +1,11 @@
-"""What happened, as typed values: one frozen class per kind of record.
+"""What happened, as typed values: one class per kind of record, and the table of kinds.
 
 An event keeps its record and decodes a field when it is asked for: most readers need few, and a busy family makes
 hundreds of thousands a second.
+
+A kind is its class here: its number and layout (from which `pylsm.audit.decode` makes events), its fields in the
+output and the words of its line (from which `pylsm.output` makes text and JSON), and what docs/events.md says of it.
+The program that records it is its row in `pylsm.audit.programs.table`.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from operator import attrgetter
 
 from pylsm.audit.records import (
     CONNECT,
@@ -21,20 +26,39 @@ from pylsm.audit.records import (
     KIND_OPEN,
     SOURCE_LSM,
 )
-from pylsm.light import TYPE_CHECKING
+from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.record import Record
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
-    from typing_extensions import TypeAlias
+    _E = TypeVar("_E", bound="Event")
 
-__all__ = ["Connect", "Event", "FileOpen"]
+__all__ = ["COMMON", "KINDS", "Connect", "Event", "Field", "FileOpen"]
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
 MODES = ("-", "r", "w", "rw")  # by FMODE_READ (1) and FMODE_WRITE (2)
 MINOR_BITS = 20  # the kernel's own dev_t: major << 20 | minor (include/linux/kdev_t.h)
 _U32 = (1 << 32) - 1
+
+
+class Field(NamedTuple):
+    """A field of an event in the output.
+
+    Attributes:
+        name: in JSON.
+        meaning: for the documentation.
+        of: its value for an event: an int, a bool, bytes that anybody may have chosen, a str that needs no escaping, or
+            a tuple of bytes or of str.
+    """
+
+    name: str
+    meaning: str
+    of: Callable[[Any], Any]
+
+
+def _field(name: str, meaning: str, of: Callable[[Any], Any] | None = None) -> Field:
+    return Field(name, meaning, of or attrgetter(name))
 
 
 def _reader(record: Record, field: str) -> Callable[[bytes], int]:
@@ -44,7 +68,7 @@ def _reader(record: Record, field: str) -> Callable[[bytes], int]:
     return lambda data: int(unpack(data, offset)[0])
 
 
-# The header is the same in both.
+# The header is the same in all.
 _flags, _pid_tgid, _uid_gid, _time = (_reader(FILE_OPEN, name) for name in ("flags", "pid_tgid", "uid_gid", "time"))
 _inode, _device, _open_flags, _granted, _mnt_ns = (
     _reader(FILE_OPEN, name) for name in ("inode", "device", "open_flags", "granted", "mnt_ns")
@@ -55,12 +79,23 @@ _PORT = slice(CONNECT.field("port")[0], sum(CONNECT.field("port")))
 _ADDRESS = slice(CONNECT.field("address")[0], sum(CONNECT.field("address")))
 
 
-class _Recorded:
-    """What every record begins with.
+class Event:
+    """What every record begins with. Events are immutable, and equal when their bytes and their clock are.
 
-    Attributes:
+    Args:
         record: its bytes, as they came out of the ring.
         clock_ns: Unix time less CLOCK_MONOTONIC when it was read, in nanoseconds.
+
+    Class attributes, of each kind:
+        name: of the kind, as in ``--events`` and in the output.
+        kind: its number in a record.
+        layout: of its record.
+        default: it is recorded unless events are chosen.
+        summary: what it is, for the documentation.
+        fields: in JSON, behind those of all (`COMMON`).
+        line: the words of its text line, behind pid and comm: (label, attribute). A value that is None or empty is left
+            out, bytes are escaped, a tuple is joined by commas.
+        flag_names: attributes that ``flags`` lists when they are true.
     """
 
     __slots__ = ("clock_ns", "record")
@@ -68,26 +103,18 @@ class _Recorded:
     record: bytes
     clock_ns: int
 
+    name: ClassVar[str]
+    kind: ClassVar[int]
+    layout: ClassVar[Record]
+    default: ClassVar[bool] = False
+    summary: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]] = ()
+    line: ClassVar[tuple[tuple[str, str], ...]] = ()
+    flag_names: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, record: bytes, clock_ns: int) -> None:
-        _set_record(self, record)
-        _set_clock(self, clock_ns)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"an event does not change: {name!r} cannot be set")
-
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"an event does not change: {name!r} cannot be deleted")
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return (self.record, self.clock_ns) == (other.record, other.clock_ns)
-
-    def __hash__(self) -> int:
-        return hash((self.record, self.clock_ns))
-
-    def __reduce__(self) -> tuple[type[_Recorded], tuple[bytes, int]]:
-        return type(self), (self.record, self.clock_ns)
+        object.__setattr__(self, "record", record)
+        object.__setattr__(self, "clock_ns", clock_ns)
 
     @property
     def pid(self) -> int:
@@ -119,21 +146,74 @@ class _Recorded:
         """Unix time in nanoseconds."""
         return _time(self.record) + self.clock_ns
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is unusual about it: those of ``flag_names`` that are true."""
+        return tuple(name for name in self.flag_names if getattr(self, name))
 
-# A slot is set by its descriptor, since the class's own __setattr__ refuses.
-_set_record: Callable[[_Recorded, bytes], None] = _Recorded.record.__set__  # type: ignore[attr-defined,misc]
-_set_clock: Callable[[_Recorded, int], None] = _Recorded.clock_ns.__set__  # type: ignore[attr-defined,misc]
+    @classmethod
+    def make(cls: type[_E], **fields: Any) -> _E:
+        """An event from the fields of its record (``layout``), 0 where none is given; for tests and tools."""
+        layout = cls.layout
+        blank = layout.unpack(bytes(layout.size))
+        values = {**blank, "source": SOURCE_LSM, "kind": cls.kind, **fields}
+        for name in ("comm", "address"):
+            if name in values:
+                values[name] = values[name].ljust(layout.field(name)[1], b"\0")
+        if layout.tail_name:
+            values[layout.tail_name] += b"\0"
+        return cls(layout.pack(values), 0)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an event does not change: {name!r} cannot be set")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an event does not change: {name!r} cannot be deleted")
+
+    def __reduce__(self) -> tuple[type[Event], tuple[bytes, int]]:
+        return type(self), (self.record, self.clock_ns)  # copy and pickle, past __setattr__
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.record == other.record and self.clock_ns == other.clock_ns
+
+    def __hash__(self) -> int:
+        return hash((self.record, self.clock_ns))
+
+    def __repr__(self) -> str:
+        shown = "".join(f", {name}={getattr(self, name)!r}" for _, name in self.line if name != "flags")
+        return f"{type(self).__name__}(pid={self.pid}, comm={self.comm!r}{shown})"
 
 
-class Connect(_Recorded):
+class Connect(Event):
     """An attempt to connect a socket, whatever became of it."""
 
     __slots__ = ()
+
+    name = "connect"
+    kind = KIND_CONNECT
+    layout = CONNECT
+    default = True
+    summary = "an attempt to connect a socket over IPv4 or IPv6, whatever becomes of it, with the address as given"
+    flag_names = ("v4mapped",)
+    line = (("dst", "dst"), ("flags", "flags"))
+    fields = (
+        _field("dst_ip", "destination"),
+        _field("dport", "its port", attrgetter("port")),
+        _field("family", '`"ipv4"` or `"ipv6"`, as the address said', attrgetter("family_name")),
+        _field("v4mapped", "the address was `::ffff:a.b.c.d`; `dst_ip` is the IPv4 address"),
+    )
 
     @property
     def family(self) -> int:
         """socket.AF_INET or socket.AF_INET6, as the address said (a mapped address: AF_INET6)."""
         return _family(self.record)
+
+    @property
+    def family_name(self) -> str:
+        """ "ipv4" or "ipv6", as `family`."""
+        return "ipv4" if self.family == socket.AF_INET else "ipv6"
 
     @property
     def port(self) -> int:
@@ -144,6 +224,8 @@ class Connect(_Recorded):
     def mapped(self) -> bool:
         """The address was an IPv4-mapped IPv6 address."""
         return self.family != socket.AF_INET and self.record[_ADDRESS].startswith(_MAPPED)
+
+    v4mapped = mapped
 
     @property
     def address(self) -> bytes:
@@ -159,19 +241,36 @@ class Connect(_Recorded):
         address = self.address
         return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
-    @classmethod
-    def make(cls, **fields: Any) -> Connect:
-        """An event from the fields of its record (`records.CONNECT`), 0 where none is given; for tests and tools."""
-        return cls(_record(CONNECT, KIND_CONNECT, fields), 0)
-
-    def __repr__(self) -> str:
-        return f"Connect(pid={self.pid}, comm={self.comm!r}, dst_ip={self.dst_ip!r}, port={self.port})"
+    @property
+    def dst(self) -> str:
+        """Destination and port: "192.0.2.1:443", "[2001:db8::1]:443"."""
+        host = self.dst_ip
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-class FileOpen(_Recorded):
+class FileOpen(Event):
     """A file opened: the kernel allowed it and handed out a file."""
 
     __slots__ = ()
+
+    name = "open"
+    kind = KIND_OPEN
+    layout = FILE_OPEN
+    default = True
+    summary = "a file opened, once per process incarnation (start time and exec), device, inode and access mode"
+    flag_names = ("basename", "truncated", "unlinked")
+    line = (("mode", "mode"), ("flags", "flags"), ("path", "path"))
+    fields = (
+        _field("path", "as the process's root sees it"),
+        _field("mode", '`"r"`, `"w"` or `"rw"`, as the kernel granted it; `"-"` for neither'),
+        _field("open_flags", "`O_*` flags as a number"),
+        _field("device", '`"major:minor"` of the filesystem', lambda event: "%d:%d" % event.device),
+        _field("inode", "inode number on it"),
+        _field("mnt_ns", "the mount namespace in which `path` is meant: the inode of /proc/PID/ns/mnt"),
+        _field("unlinked", "the file had no name any more (` (deleted)` at a path's end can also be part of a name)"),
+        _field("basename", "`path` is only the last component: the directories above could not be read"),
+        _field("truncated", "the front of `path` is missing"),
+    )
 
     @property
     def path(self) -> bytes:
@@ -229,24 +328,17 @@ class FileOpen(_Recorded):
         """The process's mount namespace, in which ``path`` is meant: the inode of /proc/PID/ns/mnt."""
         return _mnt_ns(self.record)
 
-    @classmethod
-    def make(cls, **fields: Any) -> FileOpen:
-        """An event from the fields of its record (`records.FILE_OPEN`), 0 where none is given; for tests and tools."""
-        return cls(_record(FILE_OPEN, KIND_OPEN, {"path": b"", **fields}), 0)
 
-    def __repr__(self) -> str:
-        return f"FileOpen(pid={self.pid}, comm={self.comm!r}, mode={self.mode!r}, path={self.path!r})"
+#: The fields that every event has in JSON.
+COMMON: Final = (
+    _field("event", "the kind", attrgetter("name")),
+    _field("time_ns", "Unix time in nanoseconds"),
+    _field("pid", "process, in the initial pid namespace"),
+    _field("tid", "thread, in the initial pid namespace"),
+    _field("uid", "real uid, in the initial user namespace"),
+    _field("gid", "real gid, in the initial user namespace"),
+    _field("comm", "the thread's name"),
+)
 
-
-Event: TypeAlias = "Connect | FileOpen"
-
-
-def _record(layout: Record, kind: int, fields: dict[str, Any]) -> bytes:
-    blank = layout.unpack(bytes(layout.size))
-    values = {**blank, "source": SOURCE_LSM, "kind": kind, **fields}
-    for name in ("comm", "address"):
-        if name in values:
-            values[name] = values[name].ljust(layout.field(name)[1], b"\0")
-    if layout.tail_name:
-        values[layout.tail_name] += b"\0"
-    return layout.pack(values)
+#: Every kind of event, in the order in which they are listed.
+KINDS: Final[tuple[type[Event], ...]] = (Connect, FileOpen)

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import time
 
-from pylsm.audit.events import Connect, Event
+from pylsm.audit.events import Event
 from pylsm.output.escape import escape
 
 __all__ = ["render"]
 
 
 def render(event: Event, *, timestamps: bool = False) -> str:
-    """An event as one line.
+    """An event as one line: the words that its kind has in `Event.line`.
 
     Args:
         event: the event.
         timestamps: begin with the UTC time, to the nanosecond (RFC 3339).
 
-    What is unusual about an event comes in a ``flags=`` field: ``v4mapped`` behind a destination, ``basename``,
-    ``truncated`` or ``unlinked`` before a path. The path comes last, since it may hold spaces.
+    What is unusual about an event comes in a ``flags=`` field. A path that comes last keeps its spaces; all others have
+    them escaped.
     """
-    head = f"{_stamp(event.time_ns)} " if timestamps else ""
-    who = f"pid={event.pid} comm={escape(event.comm, spaces=True)}"
-    if isinstance(event, Connect):
-        host = event.dst_ip if len(event.address) == 4 else f"[{event.dst_ip}]"
-        flags = " flags=v4mapped" if event.mapped else ""
-        return f"{head}[LSM] connect {who} dst={host}:{event.port}{flags}"
-    flags = ",".join(name for name in ("basename", "truncated", "unlinked") if getattr(event, name))
-    unusual = f"flags={flags} " if flags else ""
-    return f"{head}[LSM] open {who} mode={event.mode} {unusual}path={escape(event.path)}"
+    words = [f"[LSM] {event.name} pid={event.pid} comm={escape(event.comm, spaces=True)}"]
+    line = event.line
+    last = len(line) - 1
+    for index, (label, attribute) in enumerate(line):
+        value = getattr(event, attribute)
+        if isinstance(value, bytes):
+            words.append(f"{label}={escape(value, spaces=index < last)}")
+        elif isinstance(value, tuple):
+            if value:
+                words.append(f"{label}={','.join(_item(item) for item in value)}")
+        elif value is not None:
+            words.append(f"{label}={value}")
+    text = " ".join(words)
+    return f"{_stamp(event.time_ns)} {text}" if timestamps else text
+
+
+def _item(item: str | bytes) -> str:
+    return escape(item, spaces=True).replace(",", "\\x2c") if isinstance(item, bytes) else item
 
 
 def _stamp(time_ns: int) -> str:
