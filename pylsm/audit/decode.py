@@ -26,8 +26,8 @@ _OPEN_SIZE: Final = FileOpen.layout.size
 
 # An event is made by setting its slots: twice as fast as its constructor, which has to go past its own __setattr__.
 _new = object.__new__
-_set_record = Event.record.__set__  # type: ignore[attr-defined]
-_set_clock = Event.clock_ns.__set__  # type: ignore[attr-defined]
+_set_record = Event.record.__set__  # type: ignore[attr-defined,misc]
+_set_clock = Event.clock_ns.__set__  # type: ignore[attr-defined,misc]
 
 
 class Decoder:

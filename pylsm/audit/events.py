@@ -264,7 +264,7 @@ class FileOpen(Event):
         _field("path", "as the process's root sees it"),
         _field("mode", '`"r"`, `"w"` or `"rw"`, as the kernel granted it; `"-"` for neither'),
         _field("open_flags", "`O_*` flags as a number"),
-        _field("device", '`"major:minor"` of the filesystem', lambda event: "%d:%d" % event.device),
+        _field("device", '`"major:minor"` of the filesystem', lambda event: "{}:{}".format(*event.device)),
         _field("inode", "inode number on it"),
         _field("mnt_ns", "the mount namespace in which `path` is meant: the inode of /proc/PID/ns/mnt"),
         _field("unlinked", "the file had no name any more (` (deleted)` at a path's end can also be part of a name)"),

@@ -7,9 +7,9 @@ from functools import partial
 
 from pylsm.asm import Program
 from pylsm.audit.programs import family, syscalls
-from pylsm.audit.programs.file_open import file_open, path_walker
+from pylsm.audit.programs.file_open import path_walker
 from pylsm.audit.programs.hooks import FENTRY, KPROBE, LSM, Hook
-from pylsm.audit.programs.socket_connect import socket_connect
+from pylsm.audit.programs.table import ROWS
 from pylsm.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Source(NamedTuple):
 
 def _hooks(hook: Hook, variant: Variant) -> list[Program]:
     """Programs where the kernel asks its security modules."""
-    opens = file_open(variant.path, hook, typed_task=variant.typed_task, atomics=variant.fetching_atomics)
-    return [socket_connect(hook), opens]
+    return [row.make(hook, variant) for row in ROWS]
 
 
 def _hook_walker(hook: Hook, variant: Variant) -> Program:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pylsm.audit.events import Connect, Event, FileOpen
+from pylsm.audit.events import COMMON, KINDS, Connect, Event, FileOpen
+from pylsm.audit.programs.table import ROWS
 from pylsm.audit.records import FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
 from pylsm.output import jsonl, text
 from pylsm.output.escape import escape
@@ -216,3 +217,26 @@ def test_json_fields() -> None:
         "basename": False,
         "truncated": False,
     }
+
+
+@given(comm=comms, path=paths, flags=st.integers(0, 7), number=st.integers(0, (1 << 32) - 1))
+def test_lines_made_by_hand_are_those_of_the_table(comm: bytes, path: bytes, flags: int, number: int) -> None:
+    """The two common kinds have a faster way to their JSON; it may not be another."""
+    event = cat(comm=comm, path=path, flags=flags, granted=number, device=number, inode=number, mnt_ns=number)
+    assert jsonl.render(event) == jsonl.render_by_table(event)
+    for family, address in ((2, path), (10, path), (10, bytes(10) + b"\xff\xff" + path)):
+        event = curl(comm=comm, family=family, address=address[:16], port=number & 0xFFFF)
+        assert jsonl.render(event) == jsonl.render_by_table(event)
+
+
+def test_each_kind_is_in_the_table_once() -> None:
+    assert len({row.name for row in KINDS}) == len({row.kind for row in KINDS}) == len(KINDS)
+    assert {row.event for row in ROWS} <= {row.name for row in KINDS}
+    for row in KINDS:
+        event = row.make(**({row.layout.tail_name: b""} if row.layout.tail_name else {}))
+        value = json.loads(jsonl.render(event))
+        assert [name for name in value if not name.endswith("_hex")] == [f.name for f in (*COMMON, *row.fields)]
+        assert value["event"] == row.name
+        assert text.render(event).startswith(f"[LSM] {row.name} pid=0 comm=")
+        assert repr(event).startswith(type(event).__name__)
+        assert row.summary and all(field.meaning for field in row.fields)
