@@ -57,7 +57,7 @@ def find(wanted: str) -> Kernel:
 
 def cached() -> list[Kernel]:
     """Kernels in the cache, oldest release first."""
-    paths = [path for path in cache_directory("kernels").iterdir() if not path.name.startswith(".")]
+    paths = [path for path in cache_directory("kernels").iterdir() if path.name.endswith(FLAVOUR)]
     return [Kernel(path) for path in sorted(paths, key=lambda path: order(path.name))]
 
 
