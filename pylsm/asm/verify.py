@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.effects import DATA_MAPS, Effect, helper_effect, kfunc_effect
@@ -287,6 +287,7 @@ class _Prover:
             self._slots.append(slot)
             slot += i.slots
         self._targets = [self._target(index) for index in range(len(code.instructions))]
+        self._numbered: list[int] | None = None
         self._heads = {target for target in self._targets if target >= 0}
 
     def _target(self, index: int) -> int:
@@ -683,16 +684,13 @@ class _Prover:
         if i.opcode & op.X:
             raise self._fail(index, "a call to an address in a register is not understood")
         if i.src == op.CALL_FUNCTION or isinstance(i.reference, FunctionRef):
-            if isinstance(i.reference, FunctionRef):
-                start = self._code.starts.get(i.reference.name)
-            else:
-                start = self._index_of.get(self._slots[index] + 1 + i.imm)
-            if start is None or (self._code.translated and i.reference is None):
+            start = self._function(index, i)
+            if start is None:
                 raise self._fail(index, "it calls a function that is not found")
             return self._enter(index, start, state, state.regs[1:6], frame)
         name, effect = self._code.callee(i)
         if name == "tail_call" and self._code.tail_calls:
-            return self._tail_call(index, state)
+            return self._tail_call(index, state, frame)
         if effect is None:
             raise self._fail(index, f"{name} is not among the calls that an observer may make")
         self._calls[index] = (name, effect.reason)
@@ -738,8 +736,42 @@ class _Prover:
         regs[1:6] = [_ANY] * 5
         return state
 
-    def _tail_call(self, index: int, state: _State) -> _State:
-        """The state after a tail call that did not happen; when it happens, the program called ends this one's run."""
+    def _function(self, index: int, i: Instruction) -> int | None:
+        """Where the function begins that a call leads to, or None."""
+        if isinstance(i.reference, FunctionRef):
+            return self._code.starts.get(i.reference.name)
+        if not self._code.translated:
+            return self._index_of.get(self._slots[index] + 1 + i.imm)
+        # jit_subprogs (kernel/bpf/verifier.c) leaves the distance in ``off``, which may be too small for it, and the
+        # function's number in ``imm``: numbers count functions in their order, so the two check each other.
+        start = self._index_of.get(self._slots[index] + 1 + i.off)
+        if self._numbered is None:
+            self._numbered = sorted({0, *self._called()})
+        known = self._numbered
+        return start if start is not None and 0 <= i.imm < len(known) and known[i.imm] == start else None
+
+    def _called(self) -> Iterator[int]:
+        """Where functions begin, as translated code says."""
+        for index, i in enumerate(self._instructions):
+            distance = None
+            if i.opcode == op.JMP | op.CALL and i.src == op.CALL_FUNCTION:
+                distance = i.off
+            elif i.opcode == op.LDDW and i.src == op.PSEUDO_FUNC:
+                low = i.imm & op.U32_MAX
+                distance = low - (low >> 31 << 32)
+            if distance is not None:
+                start = self._index_of.get(self._slots[index] + 1 + distance)
+                if start is not None:
+                    yield start
+
+    def _tail_call(self, index: int, state: _State, frame: int) -> _State:
+        """The state after a tail call that did not happen; when it happens, the program called ends this one's run.
+
+        From a function of the program it would end that function only: its caller would go on with what the program
+        called returned (arch/x86/net/bpf_jit_comp.c: one frame is unwound).
+        """
+        if frame:
+            raise self._fail(index, "a tail call from a function returns to that function's caller")
         regs = state.regs
         if regs[1] != ("context", 0):
             raise self._fail(index, f"the context given to tail_call in r1 is {_words(regs[1])}")

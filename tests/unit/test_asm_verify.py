@@ -204,6 +204,21 @@ def test_a_tail_call_goes_where_proved_programs_are() -> None:
             returns_unchanged(tail_caller(context).build(), 1, tail_calls=allowed)
 
 
+def test_a_tail_call_from_a_function_is_refused() -> None:
+    """What the program called returns is then the function's result, whatever the function itself would return."""
+    a = hook()
+    a.mov(R6, R1)
+    a.call_function("onward", R1)
+    a.ldx(R0, u64[R6 + 8])
+    a.exit_()
+    with a.function("onward", 1):
+        a.call("tail_call", R1, NEXT, 0)
+        a.mov(R0, 0)
+        a.exit_()
+    with pytest.raises(NotProved, match="returns to that function's caller"):
+        returns_unchanged(a.build(), 1, tail_calls=["next"])
+
+
 @pytest.mark.parametrize(
     "helper", ["send_signal", "override_return", "probe_write_user", "tail_call", "set_retval", "sys_bpf", "bind", 9999]
 )
