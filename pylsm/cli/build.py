@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pylsm.cli.options import HelpFormatter
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
 
@@ -26,12 +27,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="write programs as a BPF ELF object that libbpf and bpftool load",
         description="Write pylsm's own programs, or those that a Python function returns, as an object file with BTF, "
         "maps and CO-RE relocations: it loads on other kernels than this one. Needs no privilege.",
-        epilog="example: pylsm build -o probe.bpf.o && bpftool prog loadall probe.bpf.o /sys/fs/bpf/probe autoattach",
+        epilog="examples:\n"
+        "  pylsm build -o probe.bpf.o && bpftool gen skeleton probe.bpf.o > probe.skel.h\n"
+        "  pylsm build --source raw_tracepoint --variant walk-5.10 -o probe.bpf.o\n\n"
+        "The program whose name ends in _walk is called by the others, through the map pylsm_walkers: do not attach it "
+        "(bpf_program__set_autoattach(…, false)).",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the object file to write")
     parser.add_argument(
         "--source",
-        choices=("lsm", "raw_tracepoint"),
+        choices=("lsm", "fentry", "kprobe", "raw_tracepoint"),
         default="lsm",
         help="which of pylsm's own programs (default: lsm)",
     )
@@ -50,9 +56,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _build(options: argparse.Namespace) -> int:
     from pylsm.loader.elf.writer import write_object
 
-    programs, types = _named(options.functions) if options.functions else _own(options)
-    kernel = _kernel_types(programs)
-    data = write_object(programs, types=types, kernel=kernel)
+    slots: dict[str, list[str]] = {}
+    if options.functions:
+        programs, types = _named(options.functions)
+    else:
+        programs, types, slots = _own(options)
+    data = write_object(programs, types=types, kernel=_kernel_types(programs), slots=slots)
     try:
         with open(options.output, "wb") as file:
             file.write(data)
@@ -63,7 +72,9 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
-def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf]]:
+def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf], dict[str, list[str]]]:
+    """Pylsm's programs, the types they name, and what their program array holds."""
+    from pylsm.audit.maps import WALKERS
     from pylsm.audit.programs.common import KERNEL
     from pylsm.audit.sources import SOURCES, family_programs
 
@@ -74,7 +85,9 @@ def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf]]:
             f"source {source.name} has no variant {options.variant!r}",
             hint="there are: " + ", ".join(variant.name for variant in source.variants),
         )
-    return [*family_programs(), *source.programs(wanted[0])], [KERNEL]
+    walker = source.walker(wanted[0])
+    programs = [*family_programs(), *source.programs(wanted[0]), walker]
+    return programs, [KERNEL], {WALKERS.name: [walker.name]}
 
 
 def _named(functions: Sequence[str]) -> tuple[list[Program], list[Btf]]:

@@ -153,6 +153,36 @@ def test_settings_sizes_and_maps_of_others() -> None:
         assert not mine.closed and mine.info.max_entries == 8192
 
 
+def test_a_program_array_is_filled_as_declared(tmp_path: Path) -> None:
+    path = compiled(
+        tmp_path,
+        """
+#include "types.h"
+int next(void *c);
+struct {
+    __uint(type, 3); __uint(max_entries, 4); __uint(key_size, 4); __array(values, int(void *));
+} jumps SEC(".maps") = {.values = {[2] = (void *)&next}};
+int ran;
+SEC("raw_tp/sys_enter") int next(void *c) { ran += 1; return 0; }
+SEC("raw_tp/sys_exit") int first(void *c) { bpf_tail_call(c, &jumps, 2); ran += 100; return 0; }
+char L[] SEC("license") = "GPL";
+""",
+    )
+    with Object.open(path).load("first") as made:
+        assert set(made.programs) == {"first", "next"}  # what it calls comes with it
+        assert [made.maps["jumps"].lookup(struct.pack("=I", n)) is not None for n in range(4)] == [
+            False,
+            False,
+            True,
+            False,
+        ]
+        made.programs["first"].test_run(ctx=bytes(16))
+        assert made.maps["made.bss"].lookup(bytes(4)) == struct.pack("=I", 1)
+    past = compiled(tmp_path, (tmp_path / "made.bpf.c").read_text().replace("max_entries, 4", "max_entries, 2"))
+    with pytest.raises(ElfError, match="has 2 entries; 'next' is at"):
+        Object.open(past)
+
+
 def test_one_program_of_many() -> None:
     with Object.open(OBJECT).load("on_exit") as made:
         assert set(made.programs) == {"on_exit"} and set(made.maps) == {"ring"}

@@ -173,8 +173,10 @@ def test_build_writes_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pylsm", "build", "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
-    programs = [*family_programs(), *SOURCES[0].programs(SOURCES[0].variants[0])]
-    assert out.read_bytes() == write_object(programs, types=[KERNEL])
+    variant = SOURCES[0].variants[0]
+    walker = SOURCES[0].walker(variant)
+    programs = [*family_programs(), *SOURCES[0].programs(variant), walker]
+    assert out.read_bytes() == write_object(programs, types=[KERNEL], slots={"pylsm_walkers": [walker.name]})
     (tmp_path / "mine.py").write_text(
         "from pylsm.asm import *\nfrom pylsm.btf import declare\nT = declare({'task_struct': {'tgid': 'int'}})\n"
         "def made():\n    a = Asm('raw_tp/sys_enter', types=T)\n    a.call('get_current_task_btf')\n"
@@ -308,3 +310,18 @@ def test_sections_and_symbols_are_what_the_abi_says() -> None:
             assert section.header.sh_offset % section.header.sh_addralign == 0
     magic, _, _, length = struct.unpack_from("=HBBI", elf.get_section_by_name(".BTF.ext").data())
     assert (magic, length) == (0xEB9F, 32)
+
+
+def test_a_program_array_is_written_with_its_programs() -> None:
+    variant = SOURCES[0].variants[0]
+    walker = SOURCES[0].walker(variant)
+    programs = [*SOURCES[0].programs(variant), walker]
+    data = write_object(programs, types=[KERNEL], slots={"pylsm_walkers": [walker.name]})
+    assert ObjectFile(data)._slots == {"pylsm_walkers": {0: walker.name}}
+    for slots, said in (
+        ({"pylsm_walkers": ["nobody"]}, "is to hold 'nobody', which is none of the programs"),
+        ({"pylsm_walkers": [walker.name] * 2}, "no program array of 2 entries"),
+        ({"pylsm_ring": [walker.name]}, "is no program array"),
+    ):
+        with pytest.raises(ElfError, match=said):
+            write_object(programs, types=[KERNEL], slots=slots)

@@ -23,7 +23,7 @@ class Declared(NamedTuple):
     """A map as it is declared.
 
     ``offset``: of its variable in .maps; ``inner``: what a map of maps holds; ``pinned``: libbpf would keep it at
-    /sys/fs/bpf/NAME; ``extra``: map_extra.
+    /sys/fs/bpf/NAME; ``extra``: map_extra; ``slots``: where in .maps the addresses of a program array's entries begin.
     """
 
     spec: MapSpec
@@ -31,6 +31,7 @@ class Declared(NamedTuple):
     inner: MapSpec | None
     pinned: bool
     extra: int
+    slots: int = -1
 
 
 def declared_maps(image: Image, section: Section, btf: Btf) -> dict[str, Declared]:
@@ -76,11 +77,13 @@ class _Declaration:
         numbers: dict[str, int] = {}
         layouts: dict[str, TypeLayout] = {}
         held: MapSpec | None = None
+        slots = -1
         for member in type.members:
             if member.name in ("key", "value"):
                 layouts[member.name] = TypeLayout(self._btf, self._pointee(member.type_id, member.name))
             elif member.name == "values":
                 held = self._values(member.type_id, inner)
+                slots = self._place + member.bit_offset // 8 if held is None else -1
             elif member.name in _NUMBERS:
                 numbers[member.name] = self._number(member.type_id, member.name)
             else:
@@ -117,7 +120,7 @@ class _Declaration:
             max_entries=numbers.get("max_entries", 0),
             flags=numbers.get("map_flags", 0),
         )
-        return Declared(spec, self._place, held, pinning == _PIN_BY_NAME, numbers.get("map_extra", 0))
+        return Declared(spec, self._place, held, pinning == _PIN_BY_NAME, numbers.get("map_extra", 0), slots)
 
     def _number(self, type_id: int, member: str) -> int:
         """``__uint(name, value)`` is ``int (*name)[value]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ from pylsm.loader.elf.image import (
     SHF_WRITE,
     SHT_NOBITS,
     SHT_PROGBITS,
+    STT_FUNC,
     STT_OBJECT,
     Image,
+    Relocation,
     Section,
 )
 from pylsm.loader.elf.link import Linker, relocate
@@ -66,6 +69,7 @@ class ObjectFile:
             self._ext = read_ext(section.data, self.btf, image.name)
         self.license = self._license()
         self._declared: dict[str, Declared] = {}
+        self._slots: dict[str, dict[int, str]] = {}
         try:
             self._read_maps()
             raw = Linker(
@@ -81,6 +85,10 @@ class ObjectFile:
         self._raw = raw
         if not raw:
             raise image.error("no programs in it", hint='a program is a function in a section: SEC("lsm/file_open")')
+        for array, entries in self._slots.items():
+            for called in entries.values():
+                if called not in raw:
+                    raise image.error(f"program array {array!r} holds {called!r}, which is no program", ".maps", 0)
         self.reuse: dict[str, Reused] = {}
         self.programs: dict[str, Program] = {program_name: one.program for program_name, one in raw.items()}
 
@@ -126,12 +134,7 @@ class ObjectFile:
                 raise image.error("maps without types: the object has no .BTF", ".maps", 0, "compile with -g")
             self._declared = declared_maps(image, declared, self.btf)
             for relocation in image.relocations(declared):
-                raise image.error(
-                    f"map values set in the source ({relocation.symbol.name or 'a section'}) are not supported",
-                    relocation.section,
-                    relocation.place,
-                    "fill the map after loading",
-                )
+                self._fill_slot(relocation)
         if image.section("maps") is not None:
             raise image.error("maps of a form before BTF", "maps", 0, 'declare them in SEC(".maps")')
         self._data: dict[int, tuple[MapSpec, bytes]] = {}
@@ -151,6 +154,27 @@ class ObjectFile:
             if spec.name in self.maps:
                 raise image.error(f"two maps are called {spec.name!r}")
             self.maps[spec.name] = spec
+
+    def _fill_slot(self, relocation: Relocation) -> None:
+        """Note a program that a program array is declared with."""
+        image = self._image
+        place = relocation.section, relocation.place
+        behind = [one for one in self._declared.values() if one.offset <= relocation.offset]
+        array = max(behind, key=lambda one: one.offset, default=None)
+        if array is None or array.slots < 0 or relocation.symbol.type != STT_FUNC:
+            raise image.error(
+                f"map values set in the source ({relocation.symbol.name or 'a section'}) are not supported",
+                *place,
+                "fill the map after loading",
+            )
+        index, rest = divmod(relocation.offset - array.slots, 8)
+        if rest or not 0 <= index < array.spec.max_entries:
+            raise image.error(
+                f"program array {array.spec.name!r} has {array.spec.max_entries} entries; "
+                f"{relocation.symbol.name!r} is at +{relocation.offset - array.slots:#x} of them",
+                *place,
+            )
+        self._slots.setdefault(array.spec.name, {})[index] = relocation.symbol.name
 
     def _data_map(self, section: Section) -> MapSpec | None:
         """The array map that stands for a data section, None for other sections."""
@@ -187,8 +211,6 @@ class ObjectFile:
         Raises:
             SpecError: no such variable, or a value of another size.
         """
-        import sys
-
         index, at, size = self._variable(name)
         if isinstance(value, bytes):
             raw = value
@@ -257,7 +279,10 @@ class ObjectFile:
         """
         from pylsm.loader.object import Object
 
-        chosen = names or [name for name in self._raw if not self._optional(name)]
+        chosen = list(names or [name for name in self._raw if not self._optional(name)])
+        for name in chosen:  # which grows while it is looked at
+            for spec in self.programs[name].maps if name in self.programs else ():
+                chosen += [called for called in self._slots.get(spec.name, {}).values() if called not in chosen]
         programs = [self.program(name, btf) for name in chosen]
         needed = {spec.name for program in programs for spec in program.maps}
         if not names:
@@ -279,6 +304,15 @@ class ObjectFile:
                 map_.close()
             raise
         opened.maps.update(made)  # from here on they are the object's: it closes them
+        try:
+            for name in self._slots.keys() & changed.keys() - given.keys():
+                for index, called in self._slots[name].items():
+                    if called in opened.programs:
+                        number = opened.programs[called].fileno().to_bytes(4, sys.byteorder)
+                        opened.maps[name].update(index.to_bytes(4, sys.byteorder), number)
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     def _optional(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pylsm.asm import Instruction, MapSpec, MapType, Program, SourceLine, encode
@@ -36,7 +36,7 @@ from pylsm.loader.source import source_text
 
 __all__ = ["write_object"]
 
-_R_64_64, _R_64_32 = 1, 10
+_R_64_64, _R_64_ABS64, _R_64_32 = 1, 2, 10
 _TEXT = ".text"
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _MAX_LINE, _MAX_COLUMN = (1 << 22) - 1, 1023
@@ -63,7 +63,12 @@ class _Code:
 
 
 def write_object(
-    programs: Sequence[Program], *, types: Sequence[Btf] = (), kernel: Btf | None = None, maps: Sequence[MapSpec] = ()
+    programs: Sequence[Program],
+    *,
+    types: Sequence[Btf] = (),
+    kernel: Btf | None = None,
+    maps: Sequence[MapSpec] = (),
+    slots: Mapping[str, Sequence[str]] | None = None,
 ) -> bytes:
     """Programs and their maps as an object file.
 
@@ -72,6 +77,7 @@ def write_object(
         types: shapes of the kernel types that they refer to (`pylsm.btf.declare`).
         kernel: types of some kernel, for shapes that ``types`` leaves out and for prototypes of kfuncs.
         maps: further maps, or other sizes for maps of the programs, by name.
+        slots: names of the programs that a program array begins with, by its name; loaders put them there.
 
     Returns:
         The bytes of the file, for this machine's byte order.
@@ -79,12 +85,17 @@ def write_object(
     Raises:
         ElfError: something that an object file cannot express: names the program and the line.
     """
-    return _Writer(programs, [*types, *([kernel] if kernel is not None else [])], kernel, maps).encode()
+    return _Writer(programs, [*types, *([kernel] if kernel is not None else [])], kernel, maps, slots or {}).encode()
 
 
 class _Writer:
     def __init__(
-        self, programs: Sequence[Program], sources: Sequence[Btf], kernel: Btf | None, maps: Sequence[MapSpec]
+        self,
+        programs: Sequence[Program],
+        sources: Sequence[Btf],
+        kernel: Btf | None,
+        maps: Sequence[MapSpec],
+        slots: Mapping[str, Sequence[str]],
     ) -> None:
         if not programs:
             raise ElfError("no programs to write")
@@ -105,6 +116,9 @@ class _Writer:
         if len(licenses) > 1:
             raise ElfError(f"programs of different licenses in one object: {', '.join(sorted(licenses))}")
         self._license = licenses.pop()
+        self._slots = slots
+        self._symbol_of: dict[str, str] = {}  # program → its symbol
+        self._map_relocations: list[tuple[int, int, str]] = []
 
     def encode(self) -> bytes:
         self._collect()
@@ -164,6 +178,7 @@ class _Writer:
             start = len(code.data)
             name = self._unique(function.name)
             if not index:
+                self._symbol_of[program.name] = name
                 proto = self._types.func_proto(number, [])
                 binding = _GLOBAL
             else:
@@ -325,6 +340,11 @@ class _Writer:
                 data.append((section, bytes(spec.value_size), SHF_ALLOC | SHF_WRITE))
                 continue
             id, size = self._map_type(spec)
+            for name in self._slots.get(spec.name, ()):
+                if name not in self._symbol_of:
+                    raise ElfError(f"program array {spec.name!r} is to hold {name!r}, which is none of the programs")
+                self._map_relocations.append((at + size, _R_64_ABS64, self._symbol_of[name]))
+                size += 8
             variables.append((self._types.var(spec.name, id, linkage=1), at, size))
             self._symbols.append(_Symbol(spec.name, _GLOBAL, STT_OBJECT, ".maps", at, size))
             at += size
@@ -355,7 +375,14 @@ class _Writer:
             members.append(("max_entries", uint(spec.max_entries), None))
         if spec.flags:
             members.append(("map_flags", uint(spec.flags), None))
-        return types.struct("", members), 8 * len(members)
+        size = 8 * len(members)
+        if spec.name in self._slots:
+            if spec.type is not MapType.PROG_ARRAY or len(self._slots[spec.name]) > spec.max_entries:
+                raise ElfError(f"map {spec.name!r} is no program array of {len(self._slots[spec.name])} entries")
+            # __array(values, int (void)): behind the struct follows one address for each entry.
+            programs = types.array(types.ptr(types.func_proto(number, [])), 0)
+            members.append(("values", programs, 8 * size))
+        return types.struct("", members, size), size
 
     def _write_externs(self) -> None:
         if self._externs:
@@ -436,9 +463,10 @@ class _Writer:
         symbol_table = len(sections) + 1
         links: dict[int, tuple[int, int]] = {symbol_table: (0, first_global)}
         sections.append((".symtab", SHT_SYMTAB, 0, bytes(table), 8, 24))
-        for name, code in self._code.items():
-            if code.relocations:
-                rows = [struct.pack("=QQ", offset, by_name[to] << 32 | kind) for offset, kind, to in code.relocations]
+        relocated = {name: code.relocations for name, code in self._code.items()}
+        for name, relocations in {**relocated, ".maps": self._map_relocations}.items():
+            if relocations:
+                rows = [struct.pack("=QQ", offset, by_name[to] << 32 | kind) for offset, kind, to in relocations]
                 links[len(sections) + 1] = (symbol_table, numbers[name])
                 sections.append((f".rel{name}", SHT_REL, 0, b"".join(rows), 8, 16))
         string_table = len(sections) + 1
