@@ -107,7 +107,7 @@ class _Declaration:
         if map_type in _MAPS_OF_MAPS:
             sides["key"] = sides["key"] or 4
             sides["value"] = 4
-        if map_type is MapType.PERF_EVENT_ARRAY:
+        if map_type in (MapType.PERF_EVENT_ARRAY, MapType.PROG_ARRAY):
             sides = {side: given or 4 for side, given in sides.items()}
         pinning = numbers.get("pinning", _PIN_NONE)
         if pinning not in (_PIN_NONE, _PIN_BY_NAME):
