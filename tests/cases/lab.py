@@ -16,8 +16,14 @@ from pylsm.audit.session import Audit, Counts
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
-# x86_64 (arch/x86/entry/syscalls/syscall_64.tbl)
-OPEN, CONNECT, EXIT, CREAT, OPENAT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT, OPENAT2 = 2, 42, 60, 85, 257, 303, 304, 437
+X86_64 = os.uname().machine == "x86_64"
+if X86_64:  # arch/x86/entry/syscalls/syscall_64.tbl
+    CONNECT, EXIT, OPENAT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT = 42, 60, 257, 303, 304
+    OPEN, CREAT = 2, 85
+else:  # include/uapi/asm-generic/unistd.h; it has neither open nor creat
+    CONNECT, EXIT, OPENAT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT = 203, 93, 56, 264, 265
+    OPEN = CREAT = -1
+OPENAT2 = 437
 AT_FDCWD = -100
 
 CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000

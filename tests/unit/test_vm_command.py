@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from vmlib import CHECKOUT, MachineError, cli, kernels
+from vmlib import CHECKOUT, MachineError, arch, cli, debian, kernels
 from vmlib.guest_init import Port
 from vmlib.kernels import Kernel
 from vmlib.machine import Frames, Machine
@@ -76,11 +76,20 @@ def test_qemu_command(tmp_path: Path) -> None:
         assert bare[bare.index("-append") + 1].endswith(" debug x=1")
 
 
+def test_qemu_command_of_another_architecture(tmp_path: Path) -> None:
+    with io.FileIO(tmp_path / "i", "w") as initramfs:
+        command = Machine(Kernel(Path("/cache/6.1.0-1-cloud-arm64")), initramfs).command(9)
+    assert command[0] == "qemu-system-aarch64"
+    assert command[command.index("-machine") + 1] == "virt"
+    assert command[command.index("-append") + 1].startswith("console=ttyAMA0 ")
+    assert "pci-serial,chardev=port" in command
+
+
 def test_missing_qemu_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     missing = pytest.raises(MachineError, match="apt-get install qemu-system-x86")
     with io.FileIO(tmp_path / "i", "w") as initramfs, missing:
-        Machine(Kernel(tmp_path), initramfs).run()
+        Machine(Kernel(tmp_path / "6.1.0-1-cloud-amd64"), initramfs).run()
 
 
 PACKAGES = """
@@ -90,21 +99,31 @@ linux-image-6.1.0-56-cloud-amd64-dbg linux-image-6.1.0-56-rt-amd64 linux-headers
 linux-image-6.12.9+deb12-cloud-amd64 linux-image-6.12.9+deb12.1-cloud-amd64
 linux-image-6.12.10+deb12-cloud-amd64 linux-image-cloud-amd64
 linux-image-7.3.4+deb13-cloud-amd64 linux-binary-7.3.4+deb13-cloud-amd64 linux-modules-7.3.4+deb13-cloud-amd64
+linux-image-5.10.0-45-cloud-arm64 linux-image-5.10.0-46-cloud-arm64 linux-image-6.1.0-56-cloud-arm64
+linux-image-6.12.10+deb12-cloud-arm64 linux-image-6.12.10+deb12-arm64-16k linux-image-6.12.10+deb12-rt-arm64
+linux-image-6.16.1+deb13-cloud-arm64 linux-image-6.16.1+deb13-arm64-16k
 linux-base-7.3.4+deb13-cloud-amd64 linux-binary-unsigned-7.3.4+deb13-cloud-amd64 linux-base-cloud-amd64
 """
+# Named by the index, but no longer in the archive.
+GONE = ("5.10.0-46-cloud-arm64", "6.16.1+deb13-cloud-arm64")
+AMD64, ARM64 = arch.by_name("amd64"), arch.by_name("arm64")
 
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache, an apt that knows the packages above, and no unpacking."""
 
-    def unpack(packages: list[str], release: str, scratch: Path) -> Path:
+    def unpack(arch: arch.Arch, packages: list[str], release: str, scratch: Path) -> Path:
+        if release in GONE:
+            raise debian.Gone(release)
         (scratch / release).mkdir()
         return scratch / release
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels, "_update", lambda: None)
-    monkeypatch.setattr(kernels, "_apt", lambda *arguments: PACKAGES)
+    monkeypatch.setattr(arch, "host", lambda: AMD64)
+    monkeypatch.setattr(kernels, "host", lambda: AMD64)
+    monkeypatch.setattr(debian, "update", lambda arch: None)
+    monkeypatch.setattr(debian, "apt", lambda *arguments: PACKAGES)
     monkeypatch.setattr(kernels, "_unpack", unpack)
     return tmp_path
 
@@ -144,14 +163,37 @@ def test_kernel_of_a_series(cache: Path, wanted: str, release: str) -> None:
     assert [kernel.release for kernel in kernels.cached()] == [release], "and no scratch directory stays"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "release"),
+    [
+        ("6.1", "6.1.0-56-cloud-arm64"),
+        ("6.12", "6.12.10+deb12-cloud-arm64"),
+        ("6.12-16k", "6.12.10+deb12-arm64-16k"),
+        ("5.10", "5.10.0-45-cloud-arm64"),  # the newest that can be had
+    ],
+)
+def test_kernel_of_another_architecture(cache: Path, wanted: str, release: str) -> None:
+    kernels.find("6.1", AMD64)
+    kernel = kernels.find(wanted, ARM64)
+    assert (kernel.release, kernel.arch) == (release, ARM64)
+    assert kernels.cached(ARM64) == [kernel]
+
+
+def test_a_series_that_is_gone_is_no_failure_of_the_machine(cache: Path) -> None:
+    with pytest.raises(kernels.NoKernel, match=r"no longer has 6\.16\.1\+deb13-cloud-arm64, though its index"):
+        kernels.find("6.16", ARM64)
+    with pytest.raises(kernels.NoKernel, match=r"no arm64 kernel 4\.19 .*: there are 5\.10, 6\.1, 6\.12, 6\.12-16k"):
+        kernels.find("4.19", ARM64)
+
+
 def test_cached_kernel_needs_no_apt(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.fetch("6.1.0-9-cloud-amd64")
-    monkeypatch.setattr(kernels, "_apt", lambda *arguments: pytest.fail("apt was asked"))
+    monkeypatch.setattr(debian, "apt", lambda *arguments: pytest.fail("apt was asked"))
     assert kernels.find("6.1").release == "6.1.0-9-cloud-amd64"
 
 
 def test_unknown_kernel_lists_the_known_ones(cache: Path) -> None:
-    with pytest.raises(MachineError, match=r"no kernel 4\.19 .*: there are 5\.10, 6\.1, 6\.12, 7\.3"):
+    with pytest.raises(MachineError, match=r"no amd64 kernel 4\.19 .*: there are 5\.10, 6\.1, 6\.12, 7\.3"):
         kernels.find("4.19")
 
 
@@ -172,8 +214,8 @@ def test_unknown_kernel_lists_the_known_ones(cache: Path) -> None:
 def test_mirrors_are_those_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, listing: str, mirrors: dict[bool, str]
 ) -> None:
-    monkeypatch.setattr(kernels, "_run", lambda command: listing)
-    assert kernels._mirrors() == mirrors
+    monkeypatch.setattr(debian, "run", lambda command: listing)
+    assert debian._mirrors() == mirrors
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"o", b"e"]), st.binary(max_size=300))), st.integers(1, 400))

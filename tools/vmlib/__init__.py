@@ -1,7 +1,8 @@
 """tools/vm: run a command of this checkout, with this Python, under another kernel.
 
-`kernels` fetches Debian kernels, `cpio` writes archives, `python` finds what this interpreter needs,
-`image` packs it all, `modules` adds kernel modules, `machine` runs QEMU and listens, `guest_init` is
+`arch` says what differs between architectures, `debian` is apt with a configuration of its own, `kernels`
+fetches kernels, `userland` the Python and tools of another architecture, `cpio` writes archives, `python` finds
+what this interpreter needs, `image` packs it all, `modules` adds kernel modules, `machine` runs QEMU and listens, `guest_init` is
 process 1 inside, `cli` is the command line.
 """
 

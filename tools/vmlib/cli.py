@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import CHECKOUT, MachineError, image, kernels
+from . import CHECKOUT, MachineError, arch, image, kernels
 from .machine import Machine
 
 __all__ = ["main", "parse"]
@@ -24,6 +24,7 @@ PYLSM_VM holds the kernel's release.
 examples:
   tools/vm -- python3 -c 'print(1)'
   tools/vm --kernel 6.12 -- pytest tests/vm
+  tools/vm --arch arm64 --kernel 6.12-16k -- uname -m    another architecture, 16 KiB pages
   tools/vm --kernel newest -- sh -c 'cat /sys/kernel/security/lsm; uname -r'
   tools/vm --lsm landlock -- python3 -m pylsm      a kernel where BPF LSM programs never fire
   tools/vm --share-out results -- pytest --junitxml /out/junit.xml
@@ -51,6 +52,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default="6.1",
         metavar="VERSION",
         help="series, release or 'newest' (default: %(default)s)",
+    )
+    option(
+        "--arch",
+        default=arch.host().name,
+        choices=[row.name for row in arch.ARCHITECTURES],
+        help="architecture; of another than this machine's with Debian's Python (default: %(default)s)",
     )
     option(
         "--lsm",
@@ -117,10 +124,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if options.list:
-            return _list()
+            return _list(arch.by_name(options.arch))
         if options.fetch:
             for wanted in options.fetch:
-                print(kernels.fetch(wanted).release)
+                print(kernels.fetch(wanted, arch.by_name(options.arch)).release)
             return 0
         return _run(options)
     except MachineError as error:
@@ -134,7 +141,7 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    kernel = kernels.find(options.kernel)
+    kernel = kernels.find(options.kernel, arch.by_name(options.arch))
     job = image.Job(
         command=options.command,
         environment=dict(setting.split("=", 1) for setting in options.env),
@@ -164,11 +171,11 @@ def _run(options: argparse.Namespace) -> int:
     return status
 
 
-def _list() -> int:
-    here = [kernel.release for kernel in kernels.cached()]
+def _list(wanted: arch.Arch) -> int:
+    here = [kernel.release for kernel in kernels.cached(wanted)]
     newest = {kernels.series(release): release for release in here}
     try:
-        newest.update({kernels.series(release): release for release in kernels.available()})
+        newest.update({kernels.series(release): release for release in kernels.available(wanted)})
     except MachineError as error:
         print(f"tools/vm: {error}\nOnly those in the cache:", file=sys.stderr)
     for release in sorted(newest.values(), key=kernels.order):

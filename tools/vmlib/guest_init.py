@@ -19,7 +19,8 @@ import termios
 import time
 import tty
 
-PORT = "/dev/ttyS1"
+# The second serial port, after the console's; an arm64 board has one of another kind, called ttyAMA0.
+PORT = "/dev/ttyS1" if os.uname().machine == "x86_64" else "/dev/ttyS0"
 JOB = "/job.json"
 OUTBOX = "/out"
 PIPE_SIZE = 65536

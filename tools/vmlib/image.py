@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from . import CHECKOUT, cache_directory, cpio, guest_init, modules, python
+from . import CHECKOUT, MachineError, cache_directory, cpio, guest_init, modules, python, userland
+from .arch import Arch, host
 from .cpio import Archive
-from .kernels import Kernel, lock
+from .kernels import Kernel
+from .locks import lock
 
 __all__ = ["Job", "base", "checkout_files", "write"]
 
@@ -44,7 +46,7 @@ ETC = {
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 DIRECTORIES = ("/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/mnt", "/var/tmp", "/home")
-KEPT_IMAGES = 4  # the last used: 100 MB each
+KEPT_IMAGES = 6  # the last used: 100 MB each
 
 
 @dataclass
@@ -60,38 +62,46 @@ class Job:
 
 def write(out: BinaryIO, kernel: Kernel, job: Job, files: Iterable[Path] = ()) -> None:
     """The whole initramfs: the base, then the checkout and further files, modules, init and its job."""
-    with open(base(), "rb") as file:
+    foreign = kernel.arch != host()
+    with open(base(kernel.arch), "rb") as file:
         shutil.copyfileobj(file, out, 1 << 20)
     with Archive(out) as archive:
         archive.directory(job.directory)
         for path in sorted({*checkout_files(), *files}):
-            _add(archive, path, checked=True)
+            _add(archive, path, checked=True, compiled=not foreign or sys.version_info[:2] == userland.VERSION)
         loaded = modules.closure(kernel.modules, job.modules)
         for name, data in loaded:  # not in /lib: a link in the base, which a directory would replace
             archive.file(f"/modules/{name}", data)
         job = dataclasses.replace(
             job,
             modules=[f"/modules/{name}" for name, _ in loaded],
-            environment={**_environment(), **job.environment},
+            environment={**_environment(userland.PYTHON if foreign else sys.executable), **job.environment},
         )
         archive.file(guest_init.JOB, json.dumps(dataclasses.asdict(job)).encode())
         # Of a virtual environment not its own Python: init needs the standard library only, and quickly.
-        interpreter = os.path.realpath(python.base_executable())
+        interpreter = userland.PYTHON if foreign else os.path.realpath(python.base_executable())
         init = f"#!{interpreter} -IS\n" + Path(guest_init.__file__).read_text()
         archive.file("/init", init.encode(), 0o755)
 
 
-def base() -> Path:
-    """The cached base image for this interpreter, its distributions and this machine's tools."""
+def base(arch: Arch) -> Path:
+    """The cached base image for this interpreter, its distributions and this machine's tools.
+
+    For another architecture: Debian's interpreter and tools, and the same distributions.
+    """
     distributions = python.closure(python.required())
-    tools = [path for path in (shutil.which(name, path=SEARCH) for name in TOOLS.split()) if path]
+    foreign = arch != host()
+    tools = [] if foreign else [path for path in (shutil.which(name, path=SEARCH) for name in TOOLS.split()) if path]
     directory = cache_directory("images")
-    image = directory / f"{_key(distributions, tools)}.cpio"
+    image = directory / f"{_key(arch, distributions, tools)}.cpio"
     with lock(f"image-{image.stem}"):
         if not image.exists():
             part = image.with_suffix(".part")
             with open(part, "wb") as file:
-                _write_base(file, distributions, tools)
+                if foreign:
+                    _write_foreign_base(file, arch, distributions)
+                else:
+                    _write_base(file, distributions, tools)
             part.rename(image)
     os.utime(image)
     for unused in sorted(directory.glob("*.cpio"), key=os.path.getmtime)[:-KEPT_IMAGES]:
@@ -115,10 +125,10 @@ def checkout_files(root: Path = CHECKOUT) -> list[Path]:
     return sorted({path for path in paths if path.is_symlink() or path.is_file()})
 
 
-def _environment() -> dict[str, str]:
+def _environment(interpreter: str) -> dict[str, str]:
     return {
         # This interpreter's directory first, so that `python3` and `pytest` are its.
-        "PATH": f"{os.path.dirname(sys.executable)}:{SEARCH}",
+        "PATH": f"{os.path.dirname(interpreter)}:{SEARCH}",
         "HOME": "/root",
         "USER": "root",
         "LOGNAME": "root",
@@ -129,22 +139,21 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _key(distributions: Sequence[python.Distribution], tools: Sequence[str]) -> str:
+def _key(arch: Arch, distributions: Sequence[python.Distribution], tools: Sequence[str]) -> str:
     """Names the contents of a base image; they are not read for it."""
-    content = [sys.version, sys.prefix]
+    content = [arch.name, sys.version, sys.prefix]
+    if arch != host():
+        content.append(str(userland.tree(arch).stat().st_ctime_ns))
     content += [f"{each.metadata['Name']} {each.version} {each.locate_file('')}" for each in distributions]
     watched = [sys.executable, *tools, *_expand(LOADED_LATER)]
     content += [f"{path} {os.stat(path).st_mtime_ns}" for path in watched]
-    content += [Path(source).read_text() for source in (__file__, python.__file__, cpio.__file__)]
+    content += [Path(source).read_text() for source in (__file__, python.__file__, cpio.__file__, userland.__file__)]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
 
 
 def _write_base(out: BinaryIO, distributions: Sequence[python.Distribution], tools: Sequence[str]) -> None:
     with Archive(out) as archive:
-        for directory in DIRECTORIES:
-            archive.directory(directory, 0o1777 if directory.endswith("tmp") else 0o755)
-        for name, text in ETC.items():
-            archive.file(name, text.encode())
+        _skeleton(archive)
         files = [archive.copy(tool) for tool in tools]
         for source in python.interpreter_files():
             files.append(_add(archive, source, checked=False))
@@ -157,13 +166,44 @@ def _write_base(out: BinaryIO, distributions: Sequence[python.Distribution], too
             archive.symlink(f"{os.path.dirname(sys.executable)}/{name}", os.path.basename(sys.executable))
 
 
-def _add(archive: Archive, path: Path, checked: bool) -> str:
+def _write_foreign_base(out: BinaryIO, arch: Arch, distributions: Sequence[python.Distribution]) -> None:
+    compiled = sys.version_info[:2] == userland.VERSION
+    with Archive(out) as archive:
+        _skeleton(archive)
+        found = userland.files(arch)
+        for distribution in distributions:
+            root = Path(str(distribution.locate_file("")))
+            for source in python.distribution_files(distribution):
+                if source.suffix == ".so":
+                    raise MachineError(f"{distribution.metadata['Name']} has a part of its own for each architecture")
+                if source.is_relative_to(root):  # scripts are not: python3 -m pytest
+                    found.append((f"{userland.DISTRIBUTIONS}/{source.relative_to(root)}", source))
+        for name, source in found:
+            if source.is_symlink():
+                archive.symlink(name, os.readlink(source))
+                continue
+            archive.file(name, source.read_bytes(), source.stat().st_mode & 0o7777)
+            pyc = python.bytecode(source, False, name) if compiled and source.suffix == ".py" else None
+            if pyc is not None:
+                archive.file(*pyc)
+        for name in ("python", "python3"):
+            archive.symlink(f"{os.path.dirname(userland.PYTHON)}/{name}", os.path.basename(userland.PYTHON))
+
+
+def _skeleton(archive: Archive) -> None:
+    for directory in DIRECTORIES:
+        archive.directory(directory, 0o1777 if directory.endswith("tmp") else 0o755)
+    for name, text in ETC.items():
+        archive.file(name, text.encode())
+
+
+def _add(archive: Archive, path: Path, checked: bool, compiled: bool = True) -> str:
     """A file, and its bytecode when it is a Python module, since compiling is slow under emulation."""
     if not path.exists():  # a symbolic link that leads nowhere: tests have those
         archive.symlink(str(path), os.readlink(path))
         return str(path)
     real = archive.copy(path)
-    if real.endswith(".py"):
+    if compiled and real.endswith(".py"):
         pyc = python.bytecode(Path(real), checked)
         if pyc is not None:
             archive.file(*pyc)

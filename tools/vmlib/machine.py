@@ -25,7 +25,6 @@ from .kernels import Kernel
 
 __all__ = ["Frames", "Machine"]
 
-QEMU = "qemu-system-x86_64"
 HEADER = struct.Struct(">cI")
 # Virtual time counts instructions; so that runs follow the same path, neither the random numbers of the
 # processor (address layout, hash seeds) nor the date come from this machine.
@@ -69,8 +68,9 @@ class Machine:
 
     def run(self) -> int:
         """The command's exit status. Its output goes to this process's, kernel messages do not."""
-        if shutil.which(QEMU) is None:
-            raise MachineError(f"{QEMU} is missing: apt-get install qemu-system-x86")
+        qemu, package = self.kernel.arch.qemu
+        if shutil.which(qemu) is None:
+            raise MachineError(f"{qemu} is missing: apt-get install {package}")
         started = time.monotonic()
         read, write = os.pipe()
         with contextlib.ExitStack() as stack:
@@ -98,22 +98,21 @@ class Machine:
     def command(self, port: int) -> list[str]:
         """QEMU's command line: console on standard output, the command's port on that descriptor."""
         accel = "tcg,thread=single" if self.icount else "tcg,thread=multi"
-        append = ["console=ttyS0", "panic=-1", "rdinit=/init"]
+        arch = self.kernel.arch
+        append = [f"console={arch.console}", "panic=-1", "rdinit=/init"]
         if not self.console:
             append.append("quiet")  # a line on a serial console costs milliseconds
         if self.lsm:
             append.append(f"lsm={self.lsm}")
         append.append(self.append)
         return [
-            *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-            *("-machine", "pc", "-accel", accel),
-            # cx16: QEMU 7.2 corrupts 6.12 guests at random when it emulates cmpxchg16b
-            *("-cpu", "max,cx16=off", "-smp", str(self.cpus), "-m", str(self.memory)),
+            *(arch.qemu[0], "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+            *(*arch.options, "-accel", accel, "-smp", str(self.cpus), "-m", str(self.memory)),
             *(REPEATABLE if self.icount else ()),
             *("-kernel", str(self.kernel.image), "-initrd", f"/proc/self/fd/{self.initramfs.fileno()}"),
             *("-append", " ".join(append).strip()),
             *("-add-fd", f"fd={port},set=1", "-chardev", "file,id=port,path=/dev/fdset/1,append=on"),
-            *("-serial", "stdio", "-serial", "chardev:port"),
+            *("-serial", "stdio", *arch.port),
         ]
 
     def _listen(self, port: IO[bytes], console: IO[bytes], outbox: IO[bytes], started: float) -> int:

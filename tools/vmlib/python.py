@@ -99,8 +99,10 @@ def base_executable() -> str:
     return path
 
 
-def bytecode(source: Path, checked: bool) -> tuple[str, bytes] | None:
+def bytecode(source: Path, checked: bool, at: str = "") -> tuple[str, bytes] | None:
     """Path and contents of a module's .pyc, valid by the source's hash (PEP 552) and not by its time.
+
+    The module will lie at `at`, by default where it lies.
 
     A checked one is compared with the source at import, so that an edit inside the machine counts. The
     code comes from this machine's own .pyc when that is fresh. None for a file that does not compile.
@@ -115,7 +117,7 @@ def bytecode(source: Path, checked: bool) -> tuple[str, bytes] | None:
         return None
     flags = 0b11 if checked else 0b01
     header = MAGIC_NUMBER + struct.pack("<I", flags) + source_hash(source.read_bytes())
-    return cache_from_source(str(source)), header + marshal.dumps(code)
+    return cache_from_source(at or str(source)), header + marshal.dumps(code)
 
 
 def _name(requirement: str) -> str:
