@@ -2,8 +2,8 @@
 
 `arch` says what differs between architectures, `debian` is apt with a configuration of its own, `kernels`
 fetches kernels, `userland` the Python and tools of another architecture, `cpio` writes archives, `python` finds
-what this interpreter needs, `image` packs it all, `modules` adds kernel modules, `machine` runs QEMU and listens, `guest_init` is
-process 1 inside, `cli` is the command line.
+what this interpreter needs, `image` packs it all, `modules` adds kernel modules, `machine` runs QEMU and listens,
+`guest_init` is process 1 inside, `cli` is the command line.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ PYTHON = "/usr/bin/python3.11"
 #: where this Python looks for modules that come from elsewhere
 DISTRIBUTIONS = "/usr/local/lib/python3.11/dist-packages"
 
-PACKAGES = """
-    python3.11 bash dash coreutils findutils grep sed iproute2 util-linux mount procps bpftool libgcc-s1
-""".split()
+PACKAGES = (
+    *("python3.11", "bash", "dash", "coreutils", "findutils", "grep", "sed"),
+    *("iproute2", "util-linux", "mount", "procps", "bpftool", "libgcc-s1"),
+)
 UNUSED = re.compile(
     r"/usr/(share/(?!misc)|include|games|lib/(systemd|init|udev|terminfo|mime|apt|dpkg|python3/dist-packages)|sbin/pam)"
     r"|/(etc|var)/|.*/(perl|perl5|gconv|security|engines-3|ossl-modules|__pycache__)/"
