@@ -9,7 +9,7 @@ from errno import EAGAIN, EINTR, EMFILE, ENFILE, EPERM
 
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.arch import system_calls
-from pylsm.loader.attr import Cmd
+from pylsm.loader.attr import BtfLoadAttr, Cmd
 from pylsm.loader.errors import BpfError, errno_name
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     _H = TypeVar("_H", bound="Handle")
 
-__all__ = ["Handle", "address", "bpf", "bpf_errno", "failure", "object_kind"]
+__all__ = ["Handle", "address", "bpf", "bpf_errno", "failure", "load_btf", "object_kind"]
 
 #: How often a call that a signal interrupted is repeated. PROG_LOAD answers EAGAIN whenever a signal is pending, and
 #: Python's own handler runs between two calls, so that a few repetitions always suffice unless signals never stop.
@@ -166,3 +166,19 @@ class Handle:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}, {'closed' if self.closed else f'fd {self._fd}'}>"
+
+
+def load_btf(data: bytes) -> tuple[Handle | None, str]:
+    """Load BTF (BPF_BTF_LOAD): the handle, or None and what the kernel said about it."""
+    buffer = ctypes.create_string_buffer(data, len(data))
+    attr = BtfLoadAttr(btf=ctypes.addressof(buffer), btf_size=len(data))
+    result = bpf_errno(Cmd.BTF_LOAD, attr)
+    if result >= 0:
+        return Handle(result, label="BTF"), ""
+    log = ctypes.create_string_buffer(1 << 16)
+    attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level = ctypes.addressof(log), len(log), 1
+    again = bpf_errno(Cmd.BTF_LOAD, attr)
+    if again >= 0:
+        return Handle(again, label="BTF"), ""
+    last = log.value.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+    return None, f"BPF_BTF_LOAD: {errno_name(-result)}" + (f": {last}" if last else "")

@@ -13,8 +13,9 @@ from pylsm.asm.maps import MapSpec, MapType
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import BatchAttr, Cmd, InfoAttr, MapCreateAttr, MapElementAttr, MapInfoAttr
-from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, object_kind
+from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf, object_kind
 from pylsm.loader.errors import MapMismatchError, SpecError
+from pylsm.loader.image import MapImage
 
 if TYPE_CHECKING:
     from typing import Any
@@ -109,12 +110,13 @@ class Map(Handle):
     # --- making ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, spec: MapSpec, *, inner: Map | None = None, extra: int = 0) -> Map:
+    def create(cls, spec: MapSpec | MapImage, *, inner: Map | None = None, extra: int = 0) -> Map:
         """Create the map (BPF_MAP_CREATE).
 
         Args:
-            spec: type and sizes. If its key or value is a record that describes itself (``btf(writer)``), the map
-                carries BTF and ``bpftool map dump`` prints its fields, where the kernel and the map type take that.
+            spec: type and sizes, or the same as it was prepared. If its key or value is a record that describes itself
+                (``btf(writer)``), the map carries BTF and ``bpftool map dump`` prints its fields, where the kernel and
+                the map type take that.
             inner: a map like those that a map of maps is to hold.
             extra: ``map_extra``: hash functions of a bloom filter, address of an arena.
 
@@ -133,13 +135,13 @@ class Map(Handle):
             map_name=spec.kernel_name.encode(),
             map_extra=extra,
         )
-        fd = _create_with_btf(spec, attr) if _wants_btf(spec) else -1
+        fd = _create_with_btf(spec, attr)
         if fd < 0:
             fd = bpf(Cmd.MAP_CREATE, attr, f"create {_words(spec.type)} {spec.name!r}")
         return cls._adopt(fd, True, f"map {spec.name!r}")
 
     @classmethod
-    def open_pinned(cls, path: str | os.PathLike[str], expect: MapSpec | None = None) -> Map:
+    def open_pinned(cls, path: str | os.PathLike[str], expect: MapSpec | MapImage | None = None) -> Map:
         """Open the map pinned at ``path`` (BPF_OBJ_GET).
 
         Raises:
@@ -152,7 +154,7 @@ class Map(Handle):
         return cls._adopt(fd, True, os.fspath(path), expect)
 
     @classmethod
-    def from_fd(cls, fd: int, expect: MapSpec | None = None, *, owned: bool = False) -> Map:
+    def from_fd(cls, fd: int, expect: MapSpec | MapImage | None = None, *, owned: bool = False) -> Map:
         """A map by its descriptor, made by somebody else.
 
         Args:
@@ -186,7 +188,7 @@ class Map(Handle):
         return cls._adopt(fd, True, f"map id {id}")
 
     @classmethod
-    def _adopt(cls, fd: int, owned: bool, label: str, expect: MapSpec | None = None) -> Map:
+    def _adopt(cls, fd: int, owned: bool, label: str, expect: MapSpec | MapImage | None = None) -> Map:
         """Make the object, or close what is owned."""
         try:
             info = _info(fd, label)
@@ -386,7 +388,7 @@ class Map(Handle):
         raise PylsmError(f"{self.label} changes faster than its keys can be read", hint="read it when less is going on")
 
 
-def check_map(info: MapInfo, expect: MapSpec, label: str) -> None:
+def check_map(info: MapInfo, expect: MapSpec | MapImage, label: str) -> None:
     """Refuse a map that is not of the type, key size and value size of ``expect``.
 
     The number of entries and the flags are the owner's business.
@@ -429,7 +431,7 @@ def _words(type: int) -> str:
         return f"a map of the unknown type {type}"
 
 
-def _check_sizes(spec: MapSpec) -> None:
+def _check_sizes(spec: MapSpec | MapImage) -> None:
     if spec.type in _RINGS:
         size = spec.max_entries
         if size < PAGESIZE or size & (size - 1) or size % PAGESIZE:
@@ -462,21 +464,19 @@ def _ring_sizes(size: int) -> str:
     return f"{below} and {above}" if below >= PAGESIZE else f"{above}"
 
 
-def _wants_btf(spec: MapSpec) -> bool:
-    if spec.type in _RINGS:
-        return False  # map_check_no_btf: ring buffers refuse it
-    return spec.type in _STORAGES or any(hasattr(layout, "btf") for layout in (spec.key, spec.value))
+def _create_with_btf(spec: MapSpec | MapImage, attr: MapCreateAttr) -> int:
+    """The map with BTF, or -1 where it has none, or the kernel takes no such BTF and the map can do without."""
+    if isinstance(spec, MapImage):
+        types = spec.types
+    else:
+        from pylsm.loader.progbtf import map_btf
 
-
-def _create_with_btf(spec: MapSpec, attr: MapCreateAttr) -> int:
-    """The map with BTF, or -1 where the kernel takes no such BTF and the map can do without."""
-    from pylsm.loader.progbtf import load_map_btf
-
-    types = load_map_btf(spec)
-    if types is None:
+        types = map_btf(spec)
+    handle = load_btf(types.btf)[0] if types is not None else None
+    if types is None or handle is None:
         return -1
-    with types.handle:
-        attr.btf_fd, attr.btf_key_type_id, attr.btf_value_type_id = types.handle.fileno(), types.key, types.value
+    with handle:
+        attr.btf_fd, attr.btf_key_type_id, attr.btf_value_type_id = handle.fileno(), types.key, types.value
         result = bpf_errno(Cmd.MAP_CREATE, attr)
     if result < 0:
         attr.btf_fd = attr.btf_key_type_id = attr.btf_value_type_id = 0

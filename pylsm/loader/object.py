@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from pylsm.asm.maps import MapSpec
-from pylsm.asm.program import Program
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.bpf import Handle
 from pylsm.loader.errors import SpecError
+from pylsm.loader.image import Image, MapImage
 from pylsm.loader.link import Link
 from pylsm.loader.maps import Map, check_map
 from pylsm.loader.program import LoadedProgram
-from pylsm.loader.relocate import Known
 
 if TYPE_CHECKING:
     from typing import Any
 
     from typing_extensions import TypeAlias
 
+    from pylsm.asm.maps import MapSpec
+    from pylsm.asm.program import Program
     from pylsm.btf import Btf
     from pylsm.loader.elf import ObjectFile
 
@@ -36,8 +36,8 @@ class Object:
     is time to fill maps. If a step fails, everything before it is undone. A ``with`` block closes it.
 
     Args:
-        programs: the programs; their maps are taken from ``Program.maps``.
-        maps: further maps, or other sizes for maps of the programs (by name).
+        programs: the programs; their maps are taken from ``Program.maps``. Or an `Image`, prepared of them before.
+        maps: further maps, or other sizes for maps of the programs (by name); an image has its own.
         reuse: maps of others by name: not created, checked for type, key and value size. A `Map` or a descriptor
             stays its owner's; one opened by path is closed with the object.
         btf: types of the running kernel; by default its own.
@@ -57,7 +57,7 @@ class Object:
 
     def __init__(
         self,
-        programs: Sequence[Program],
+        programs: Sequence[Program] | Image,
         *,
         maps: Iterable[MapSpec] = (),
         reuse: Mapping[str, Reused] | None = None,
@@ -67,22 +67,26 @@ class Object:
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, LoadedProgram] = {}
         self.links: dict[str, Link] = {}
+        written: dict[str, Program] = {}
+        if isinstance(programs, Image):
+            image = programs
+        else:
+            from pylsm.loader.prepare import prepare
+
+            image = prepare(programs, maps=maps, btf=btf)
+            written = {program.name: program for program in programs}
         reuse = reuse or {}
-        specs = _specs(programs, maps)
-        strangers = sorted(set(reuse) - set(specs))
+        names = {map.name for map in image.maps}
+        strangers = sorted(set(reuse) - names)
         if strangers:
-            raise SpecError(f"no program uses a map {strangers[0]!r}; there are: {', '.join(sorted(specs)) or 'none'}")
-        names = [program.name for program in programs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise SpecError(f"two programs are called {twice!r}")
+            raise SpecError(f"no program uses a map {strangers[0]!r}; there are: {', '.join(sorted(names)) or 'none'}")
         try:
-            for name, spec in specs.items():
+            for spec in image.maps:
+                name = spec.name
                 self.maps[name] = _reused(reuse[name], spec) if name in reuse else Map.create(spec)
-            known: Known = {}
-            for program in programs:
-                self.programs[program.name] = LoadedProgram.load(
-                    program, maps=self.maps, btf=btf, log_level=log_level, known=known
+            for each in image.programs:
+                self.programs[each.name] = LoadedProgram.load_image(
+                    each, self.maps, log_level=log_level, program=written.get(each.name)
                 )
         except BaseException:
             self.close()
@@ -148,27 +152,7 @@ class Object:
         return f"<Object of {', '.join(self.programs) or 'no programs'}; {attached}>"
 
 
-def _specs(programs: Sequence[Program], maps: Iterable[MapSpec]) -> dict[str, MapSpec]:
-    """Every map by name; two programs that name the same map have to mean the same."""
-    given = {spec.name: spec for spec in maps}
-    specs: dict[str, MapSpec] = {}
-    for program in programs:
-        for spec in program.maps:
-            other = specs.setdefault(spec.name, spec)
-            if _key(other) != _key(spec):
-                raise SpecError(f"map {spec.name!r} is {other} in one program and {spec} in {program.name!r}")
-    for name, spec in given.items():
-        used = specs.get(name)
-        if used is not None and _key(used)[:3] != _key(spec)[:3]:
-            raise SpecError(f"map {name!r} is {spec}, but the programs use {used}")
-    return {**specs, **given}
-
-
-def _key(spec: MapSpec) -> tuple[int, int, int, int, int]:
-    return (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags)
-
-
-def _reused(given: Reused, spec: MapSpec) -> Map:
+def _reused(given: Reused, spec: MapImage) -> Map:
     if isinstance(given, Map):
         check_map(given.info, spec, given.label)
         return Map.from_fd(given.fileno(), spec, owned=False)

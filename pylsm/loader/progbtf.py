@@ -6,15 +6,12 @@ log quotes them, and ``bpftool map dump`` prints the fields of keys and values.
 
 from __future__ import annotations
 
-import ctypes
 from struct import pack
 
-from pylsm.asm.maps import Layout, MapSpec
+from pylsm.asm.maps import Layout, MapSpec, MapType
 from pylsm.asm.program import Function, Program
-from pylsm.light import TYPE_CHECKING, NamedTuple
-from pylsm.loader.attr import BtfLoadAttr, Cmd
-from pylsm.loader.bpf import Handle, bpf_errno
-from pylsm.loader.errors import errno_name
+from pylsm.light import TYPE_CHECKING
+from pylsm.loader.image import MapTypes, ProgramTypes
 from pylsm.loader.source import source_text
 
 if TYPE_CHECKING:
@@ -23,52 +20,22 @@ if TYPE_CHECKING:
     from pylsm.asm.errors import SourceLine
     from pylsm.btf import BtfWriter
 
-__all__ = ["MapBtf", "ProgramBtf", "load_btf", "load_map_btf", "load_program_btf"]
+__all__ = ["map_btf", "program_btf"]
+
+#: Maps that the kernel makes only with BTF for key and value, and those that it refuses with (map_check_no_btf).
+_WITH_BTF = frozenset({MapType.SK_STORAGE, MapType.INODE_STORAGE, MapType.TASK_STORAGE, MapType.CGRP_STORAGE})
+_WITHOUT_BTF = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
 
 #: line_info keeps the line in the upper 22 bits of a word, the column in the lower 10.
 _MAX_LINE = (1 << 22) - 1
 
 
-class ProgramBtf(NamedTuple):
-    """What PROG_LOAD is given: the BTF, struct bpf_func_info records (8 bytes) and struct bpf_line_info ones (16)."""
-
-    handle: Handle
-    functions: ctypes.Array[ctypes.c_char]
-    function_count: int
-    lines: ctypes.Array[ctypes.c_char]
-    line_count: int
-
-
-class MapBtf(NamedTuple):
-    """What MAP_CREATE is given: the BTF and the type ids of key and value."""
-
-    handle: Handle
-    key: int
-    value: int
-
-
-def load_btf(data: bytes) -> tuple[Handle | None, str]:
-    """Load BTF (BPF_BTF_LOAD): the handle, or None and what the kernel said about it."""
-    buffer = ctypes.create_string_buffer(data, len(data))
-    attr = BtfLoadAttr(btf=ctypes.addressof(buffer), btf_size=len(data))
-    result = bpf_errno(Cmd.BTF_LOAD, attr)
-    if result >= 0:
-        return Handle(result, label="BTF"), ""
-    log = ctypes.create_string_buffer(1 << 16)
-    attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level = ctypes.addressof(log), len(log), 1
-    again = bpf_errno(Cmd.BTF_LOAD, attr)
-    if again >= 0:
-        return Handle(again, label="BTF"), ""
-    last = log.value.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-    return None, f"BPF_BTF_LOAD: {errno_name(-result)}" + (f": {last}" if last else "")
-
-
-def load_program_btf(program: Program) -> tuple[ProgramBtf | None, str]:
-    """The BTF of a program, loaded.
+def program_btf(program: Program) -> tuple[ProgramTypes | None, str]:
+    """The BTF of a program with its function and line records.
 
     Returns:
         (None, "") for a program that has nothing to say: one function, no source lines, no records; (None, reason)
-        where the kernel refuses it.
+        where it cannot be written.
     """
     layouts = _layouts(program)
     if len(program.functions) <= 1 and not layouts and not any(i.line is not None for i in program.instructions):
@@ -81,37 +48,26 @@ def load_program_btf(program: Program) -> tuple[ProgramBtf | None, str]:
             layout.btf(writer)
         functions = _functions(program, writer)
         lines = _lines(program, writer)
-        data = writer.encode()
+        return ProgramTypes(writer.encode(), functions, lines), ""
     except BtfError as error:
         return None, str(error)
-    handle, refusal = load_btf(data)
-    if handle is None:
-        return None, refusal
-    return (
-        ProgramBtf(
-            handle,
-            ctypes.create_string_buffer(functions, len(functions)),
-            len(functions) // 8,
-            ctypes.create_string_buffer(lines, len(lines)),
-            len(lines) // 16,
-        ),
-        "",
-    )
 
 
-def load_map_btf(spec: MapSpec) -> MapBtf | None:
-    """The BTF of a map's key and value, loaded; None where the kernel takes none."""
+def map_btf(spec: MapSpec) -> MapTypes | None:
+    """The BTF of a map's key and value, where one of them describes itself or the kernel insists."""
+    if spec.type in _WITHOUT_BTF:
+        return None
+    if spec.type not in _WITH_BTF and not any(hasattr(layout, "btf") for layout in (spec.key, spec.value)):
+        return None
     from pylsm.btf import BtfError, BtfWriter
 
     writer = BtfWriter()
     try:
         key = _side(writer, spec.key, spec.key_size)
         value = _side(writer, spec.value, spec.value_size)
-        data = writer.encode()
+        return MapTypes(writer.encode(), key, value)
     except BtfError:
         return None
-    handle, _ = load_btf(data)
-    return MapBtf(handle, key, value) if handle is not None else None
 
 
 def _layouts(program: Program) -> list[Any]:

@@ -6,23 +6,22 @@ import ctypes
 import os
 from collections.abc import Mapping
 from errno import EINVAL, ENOSPC
+from struct import pack_into
 
-from pylsm.asm.instruction import Instruction, encode
-from pylsm.asm.program import Program
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import Cmd, EnableStatsAttr, IdAttr, InfoAttr, ProgInfoAttr, ProgLoadAttr, TestRunAttr
-from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure
-from pylsm.loader.errors import ResolveError
+from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf
 from pylsm.loader.maps import Map
-from pylsm.loader.relocate import Known, resolve
 from pylsm.loader.sections import ProgType, Section, parse_section
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from pylsm.asm.program import Program
     from pylsm.btf import Btf
+    from pylsm.loader.image import ProgramImage
     from pylsm.loader.link import Link
-    from pylsm.loader.progbtf import ProgramBtf
+    from pylsm.loader.relocate import Known
 
 __all__ = ["LoadedProgram", "ProgramInfo", "TestRun", "enable_run_time_stats"]
 
@@ -83,17 +82,25 @@ class LoadedProgram(Handle):
     """A program that the verifier has accepted.
 
     Attributes:
-        program: what it was made from, or None when it was opened by id or path.
+        program: what it was made from, or None when it was opened by id or path, or came from a cache.
         log: the verifier's log, if ``log_level`` asked for one.
         btf_refusal: why it was loaded without source lines although it has some; "" normally.
     """
 
-    __slots__ = ("btf_refusal", "log", "program", "section")
+    __slots__ = ("_name", "btf_refusal", "log", "program", "section")
 
     def __init__(
-        self, fd: int, program: Program | None, section: Section | None, *, log: str = "", label: str = "program"
+        self,
+        fd: int,
+        program: Program | None,
+        section: Section | None,
+        *,
+        log: str = "",
+        label: str = "program",
+        name: str = "",
     ) -> None:
         super().__init__(fd, label=label)
+        self._name = name
         self.program = program
         self.section = section
         self.log = log
@@ -129,28 +136,38 @@ class LoadedProgram(Handle):
             VerifierError: the verifier refused the program.
             BpfError: the kernel refused it for another reason.
         """
-        section = parse_section(program.section)
-        label = f"program {program.name!r} ({section.name})"
+        from pylsm.loader.prepare import prepare_program
 
-        def kernel() -> Btf:
-            if btf is not None:
-                return btf
-            from pylsm.btf import Btf as Reader
+        image = prepare_program(program, maps or (), btf=btf, known=known, source_lines=source_lines)
+        return cls.load_image(image, maps or {}, log_level=log_level, program=program)
 
-            return Reader.kernel()
+    @classmethod
+    def load_image(
+        cls, image: ProgramImage, maps: Mapping[str, Map], *, log_level: int = 0, program: Program | None = None
+    ) -> LoadedProgram:
+        """Load a program that was prepared before (BPF_PROG_LOAD).
 
-        instructions = resolve(program, {name: map.fileno() for name, map in (maps or {}).items()}, kernel, known)
-        request = _Request(program, section, instructions, _attach_id(program, section, kernel))
-        described: ProgramBtf | None = None
-        refusal = ""
-        if source_lines:
-            from pylsm.loader.progbtf import load_program_btf
+        Args:
+            image: the program.
+            maps: by the names that it refers to.
+            log_level: as for `load`.
+            program: what the image was made from, if it is there: a refusal then names the Python line.
 
-            described, refusal = load_program_btf(program)
+        Raises:
+            VerifierError: the verifier refused the program.
+            BpfError: the kernel refused it for another reason.
+        """
+        section = parse_section(image.section)
+        label = f"program {image.name!r} ({section.name})"
+        request = _Request(image, section, maps)
+        refusal = image.refusal
+        types: Handle | None = None
+        if image.types is not None:
+            types, refusal = load_btf(image.types.btf)
         try:
-            request.describe(described)
+            request.describe(types)
             fd, log = request.load(log_level)
-            if fd < 0 and described is not None and not _was_verified(log):
+            if fd < 0 and types is not None and not _was_verified(log):
                 # Which of the two the kernel refused is not in the errno: try without, and if that fails as well
                 # report the first failure, whose log speaks of Python lines.
                 error = -fd
@@ -161,11 +178,11 @@ class LoadedProgram(Handle):
                 else:
                     fd = -error
         finally:
-            if described is not None:
-                described.handle.close()
+            if types is not None:
+                types.close()
         if fd < 0:
             raise _load_failure(program, label, -fd, log)
-        loaded = cls(fd, program, section, log=log, label=label)
+        loaded = cls(fd, program, section, log=log, label=label, name=image.name)
         loaded.btf_refusal = refusal
         return loaded
 
@@ -187,7 +204,7 @@ class LoadedProgram(Handle):
     @property
     def name(self) -> str:
         """The name it was given; what the kernel shows is cut to 15 characters."""
-        return self.program.name if self.program is not None else self.info.name
+        return self._name or (self.program.name if self.program is not None else self.info.name)
 
     def attach(self, **options: Any) -> Link:
         """Attach where its section says; the link detaches when it is closed.
@@ -307,37 +324,35 @@ class LoadedProgram(Handle):
 class _Request:
     """One PROG_LOAD, tried with and without BTF, with and without a log."""
 
-    def __init__(
-        self, program: Program, section: Section, instructions: tuple[Instruction, ...], attach_id: int
-    ) -> None:
-        import sys
-
-        code = encode(instructions, sys.byteorder)
-        self._code = ctypes.create_string_buffer(code, len(code))
-        self._license = ctypes.create_string_buffer(program.license.encode())
-        self._described: ProgramBtf | None = None
+    def __init__(self, image: ProgramImage, section: Section, maps: Mapping[str, Map]) -> None:
+        self._code = ctypes.create_string_buffer(image.code, len(image.code))
+        for slot, name in image.references:
+            # struct bpf_insn: the immediate is its second half
+            pack_into("=i", self._code, slot * 8 + 4, maps[name].fileno())
+        self._license = ctypes.create_string_buffer(image.license.encode())
+        types = image.types
+        self._functions = ctypes.create_string_buffer(types.functions, len(types.functions)) if types else None
+        self._lines = ctypes.create_string_buffer(types.lines, len(types.lines)) if types and types.lines else None
         self._attr = ProgLoadAttr(
             prog_type=section.program,
-            insn_cnt=len(code) // 8,
+            insn_cnt=len(image.code) // 8,
             insns=ctypes.addressof(self._code),
             license=ctypes.addressof(self._license),
             prog_flags=section.flags,
-            prog_name=_kernel_name(program.name),
+            prog_name=_kernel_name(image.name),
             expected_attach_type=section.attach,
-            attach_btf_id=attach_id,
+            attach_btf_id=image.attach_id,
         )
 
-    def describe(self, described: ProgramBtf | None) -> None:
-        """Load with these function and line records, or with none."""
+    def describe(self, types: Handle | None) -> None:
+        """Load with the function and line records, whose types these are, or with none."""
         attr = self._attr
-        self._described = described  # keeps the buffers
-        attr.prog_btf_fd = described.handle.fileno() if described else 0
-        attr.func_info = ctypes.addressof(described.functions) if described else 0
-        attr.func_info_cnt = described.function_count if described else 0
-        attr.func_info_rec_size = 8 if described else 0
-        attr.line_info = ctypes.addressof(described.lines) if described and described.line_count else 0
-        attr.line_info_cnt = described.line_count if described else 0
-        attr.line_info_rec_size = 16 if described else 0
+        functions, lines = (self._functions, self._lines) if types else (None, None)
+        attr.prog_btf_fd = types.fileno() if types else 0
+        attr.func_info, attr.func_info_cnt = _address(functions), len(functions) // 8 if functions else 0
+        attr.func_info_rec_size = 8 if functions else 0
+        attr.line_info, attr.line_info_cnt = _address(lines), len(lines) // 16 if lines else 0
+        attr.line_info_rec_size = 16 if types else 0
 
     def load(self, log_level: int) -> tuple[int, str]:
         """(descriptor or negative errno, log). Without ``log_level`` the verifier first runs without a log, which is
@@ -386,37 +401,12 @@ def _was_verified(log: str) -> bool:
     return count.isdigit() and int(count) > 0
 
 
-def _load_failure(program: Program, label: str, number: int, log: str) -> Exception:
+def _load_failure(program: Program | None, label: str, number: int, log: str) -> Exception:
     from pylsm.loader.verifier_log import verifier_error
 
     if log.strip():
         return verifier_error(program, label, number, log)
     return failure(Cmd.PROG_LOAD, number, f"load {label}")
-
-
-def _attach_id(program: Program, section: Section, kernel: Any) -> int:
-    """The BTF id of what an LSM or tracing program attaches to, 0 for other types."""
-    if not section.btf_kind:
-        return 0
-    from pylsm.btf import BtfNotFound, Kind
-
-    types: Btf = kernel()
-    try:
-        return types.find(section.btf_name, Kind.FUNC if section.btf_kind == "func" else Kind.TYPEDEF)
-    except BtfNotFound as error:
-        what = {"lsm": "LSM hook", "lsm.s": "LSM hook", "lsm_cgroup": "LSM hook", "tp_btf": "tracepoint"}.get(
-            section.name.partition("/")[0], "function"
-        )
-        missing, prefix = error, section.btf_prefix
-
-        def nearest() -> str:
-            names = [name[len(prefix) :] for name in missing.nearest if name.startswith(prefix)]
-            return f"nearest: {', '.join(names)}" if names else ""
-
-        raise ResolveError(
-            f"program {program.name!r} ({section.name}): {types.name} has no {what} {section.target!r} to attach to",
-            hint=nearest,
-        ) from error
 
 
 def _kernel_name(name: str) -> bytes:

@@ -105,15 +105,15 @@ def parse_log(log: str) -> Verdict:
     return Verdict(reason, slot, registers, suggestion)
 
 
-def verifier_error(program: Program, label: str, number: int, log: str) -> VerifierError:
-    """The exception for a refused program.
+def verifier_error(program: Program | None, label: str, number: int, log: str) -> VerifierError:
+    """The exception for a refused program; ``program`` is None for one that came from a cache.
 
     Its message has the Python line with a caret under its first character, the verifier's reason, and the state of
     the registers that the reason names.
     """
     verdict = parse_log(log)
-    index = _index_of(program, verdict.slot)
-    line = program.instructions[index].line if index is not None else None
+    index = _index_of(program, verdict.slot) if program is not None else None
+    line = program.instructions[index].line if program is not None and index is not None else None
     message = [f"the verifier refuses {label}"]
     if line is not None:
         from pylsm.loader.source import source_text

@@ -9,7 +9,7 @@ import pytest
 
 from pylsm.asm import Function, Instruction, Program, SourceLine
 from pylsm.asm import opcodes as op
-from pylsm.loader import BpfError, LoadedProgram, SpecError, VerifierError, progbtf
+from pylsm.loader import BpfError, LoadedProgram, SpecError, VerifierError
 from pylsm.loader import program as module
 from pylsm.loader.attr import Cmd, ProgLoadAttr
 from pylsm.loader.bpf import Handle
@@ -67,7 +67,7 @@ class Verifier:
 
 @pytest.fixture(autouse=True)
 def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progbtf, "load_btf", lambda data: (Handle(0, owned=False), ""))
+    monkeypatch.setattr(module, "load_btf", lambda data: (Handle(0, owned=False), ""))
 
 
 def load(
