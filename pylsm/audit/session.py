@@ -8,18 +8,18 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
-from pylsm.asm import MapSpec
 from pylsm.audit import maps
 from pylsm.audit.btf_file import types_from_file
+from pylsm.audit.cache import Cache
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.proof import require_observe_only
 from pylsm.audit.records import COUNTERS
-from pylsm.audit.sources import SOURCES, Source, Variant, family_programs
+from pylsm.audit.sources import SOURCES, Plan, Source
 from pylsm.audit.targets import NoSuchProcess, descendants, lives
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
@@ -29,7 +29,9 @@ from pylsm.loader.rcu import synchronize
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
 
+    from pylsm.asm import MapSpec, Program
     from pylsm.audit.pinned import PinnedAudit
+    from pylsm.loader.image import Image
 
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 
@@ -90,6 +92,7 @@ class Audit:
         traced_map, ring: maps of others to use in place of ours: a pinned path, a descriptor or a `Map`.
         pin: a new directory below /sys/fs/bpf that keeps the audit in the kernel: it goes on when this process ends,
             until another one continues it (`adopt`) or `pylsm.audit.pinned.remove` ends it.
+        settle: False leaves to the caller when `settle` is called, which has to be soon.
 
     Attributes:
         source: the `Source` in use.
@@ -111,6 +114,7 @@ class Audit:
         ring: Shared = None,
         btf: str | None = None,
         pin: str | os.PathLike[str] | PinnedAudit | None = None,
+        settle: bool = True,
     ) -> None:
         self.refused: dict[str, PylsmError] = {}
         self._btf = types_from_file(btf) if btf is not None else None
@@ -118,6 +122,9 @@ class Audit:
         self._owns_family = traced_map is None
         self._decoder = Decoder()
         self._backlog: list[Event] = []
+        self._cache = Cache()
+        self._prepared: list[tuple[str, tuple[object, ...], Image]] = []
+        self._walker: Object | None = None
         self._baseline = Counts._make([0] * len(Counts._fields))
         with ExitStack() as stack:
             self._pinned = stack.enter_context(_pinned(pin)) if pin is not None else None
@@ -137,6 +144,9 @@ class Audit:
                 self._baseline = self._baseline._replace(recorded=self._baseline.recorded + self._tested)
             if self._pinned is not None:
                 self._pinned.finish(self.source.name, self._tag, self._baseline[: len(COUNTERS.fields)])
+            stack.callback(self._close_walker)
+            if settle:
+                self.settle()
             self._stack = stack.pop_all()
 
     @classmethod
@@ -167,6 +177,11 @@ class Audit:
         return pinned.state.source, pinned.map(maps.TRACED), pinned.map(maps.RING)
 
     @property
+    def cache(self) -> Cache:
+        """What of this start came from disk."""
+        return self._cache
+
+    @property
     def pinned(self) -> str | None:
         """The directory that keeps this audit when this process ends, or None."""
         return self._pinned.path if self._pinned is not None else None
@@ -193,22 +208,24 @@ class Audit:
 
     def _open(self, source: Source) -> Object:
         for variant in source.variants:
+            plan = Plan(source.name, variant)
             try:
-                opened = self._load(source, variant)
+                opened = self._load(plan)
             except VerifierError:
                 # Older kernels take less; the error of the last, least demanding variant is the one to show.
                 if variant is source.variants[-1]:
                     raise
                 continue
             try:
-                hooked = [name for name in opened.programs if name != self._walker]
                 if self._pinned is None:
-                    opened.attach(*hooked)
+                    opened.attach()
                 else:
+                    hooked = [name for name in opened.programs if name != self._walker_name]
                     self._pinned.install(opened, hooked, self._btf)
                 self._self_test(source)
-                self.variant = variant
+                self.variant, self._plan = variant, plan
             except BaseException:
+                self._close_walker()
                 opened.close()
                 if self._pinned is not None:
                     self._pinned.abandon()
@@ -216,22 +233,64 @@ class Audit:
             return opened
         raise AssertionError("a source without variants")
 
-    def _load(self, source: Source, variant: Variant) -> Object:
-        walker = source.walker(variant)
-        programs = [*family_programs(), *source.programs(variant), walker]
-        require_observe_only(programs, self._btf)
-        loaded = Object(
-            programs,
-            btf=self._btf,
-            reuse={
-                **(self._pinned.reuse(programs) if self._pinned is not None else {}),
-                maps.TRACED.name: self._traced,
-                maps.RING.name: self._ring_map,
-            },
-        )
-        self._walker = walker.name
-        loaded.maps[maps.WALKERS.name].update(bytes(4), struct.pack("=I", loaded.programs[walker.name].fileno()))
+    def _load(self, plan: Plan) -> Object:
+        shared = {maps.TRACED.name: self._traced, maps.RING.name: self._ring_map}
+        if self._pinned is not None:
+            programs = [*plan.programs(), plan.walker()]
+            require_observe_only(programs, self._btf)
+            loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **shared})
+            self._set_walker(loaded, loaded, programs[-1].name)
+            return loaded
+        loaded = Object(self._image(plan, "hooks", plan.programs), reuse=shared)
+        if not plan.walks_late:
+            try:
+                self._add_walker(plan, loaded)
+            except BaseException:
+                loaded.close()
+                raise
         return loaded
+
+    def _image(self, plan: Plan, part: str, programs: Callable[[], list[Program]]) -> Image:
+        """The prepared programs, from the cache or made and proved now; what is made is kept by `settle`."""
+        request = (part, *plan)
+        name = f"{plan.name}-{part}"
+        image = self._cache.load(name, request) if self._btf is None else None
+        if image is None:
+            from pylsm.audit.proof import require_observe_only
+            from pylsm.loader.prepare import prepare
+
+            made = programs()
+            require_observe_only(made, self._btf)
+            image = prepare(made, btf=self._btf)
+            if self._btf is None:
+                self._prepared.append((name, request, image))
+        return image
+
+    def _add_walker(self, plan: Plan, loaded: Object) -> None:
+        image = self._image(plan, "walker", lambda: [plan.walker()])
+        walker = Object(image, reuse={map.name: loaded.maps[map.name] for map in image.maps if map.name in loaded.maps})
+        self._walker = walker
+        self._set_walker(loaded, walker, image.programs[0].name)
+
+    def _set_walker(self, loaded: Object, holder: Object, name: str) -> None:
+        self._walker_name = name
+        loaded.maps[maps.WALKERS.name].update(bytes(4), struct.pack("=I", holder.programs[name].fileno()))
+
+    def _close_walker(self) -> None:
+        walker, self._walker = self._walker, None
+        if walker is not None:
+            walker.close()
+
+    def settle(self) -> None:
+        """Do what a start need not wait for; done by the constructor unless it was told not to.
+
+        Until then a path that is too long for the kernel's own helper comes as its last component, marked ``basename``.
+        """
+        if self._pinned is None and self._walker is None:
+            self._add_walker(self._plan, self._object)
+        prepared, self._prepared = self._prepared, []
+        for name, request, image in prepared:
+            self._cache.store(name, request, image)
 
     def _self_test(self, source: Source) -> None:
         """Open a file and connect a socket as a traced process, and see both.

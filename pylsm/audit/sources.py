@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from pylsm.asm import Program
-from pylsm.audit.programs import family, syscalls
-from pylsm.audit.programs.file_open import path_walker
-from pylsm.audit.programs.hooks import FENTRY, KPROBE, LSM, Hook
-from pylsm.audit.programs.table import ROWS
 from pylsm.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["SOURCES", "Source", "Variant", "family_programs"]
+    from pylsm.asm import Program
+    from pylsm.audit.programs.hooks import Hook
+
+__all__ = ["SOURCES", "Plan", "Source", "Variant", "family_programs"]
 
 
 class Variant(NamedTuple):
@@ -54,26 +52,78 @@ class Source(NamedTuple):
     walker: Callable[[Variant], Program]
 
 
-def _hooks(hook: Hook, variant: Variant) -> list[Program]:
-    """Programs where the kernel asks its security modules."""
+class Plan(NamedTuple):
+    """All that the programs of an audit depend on besides the kernel: what is equal gives the same programs.
+
+    Attributes:
+        source: name of the `Source`.
+        variant: what they may use of the kernel.
+        options: what was asked for, as (name, value) pairs; values compare and print by what they mean.
+    """
+
+    source: str
+    variant: Variant
+    options: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A name for a file; not unique where there are options."""
+        return f"{self.source}-{self.variant.name}"
+
+    @property
+    def walks_late(self) -> bool:
+        """The walker is for paths too long for the kernel's own helper: the hooks are of use before it is there."""
+        return self.variant.path == "d_path"
+
+    def programs(self) -> list[Program]:
+        """The programs to be attached, in that order: the family's first."""
+        return [*family_programs(), *self._made_by().programs(self.variant)]
+
+    def walker(self) -> Program:
+        """The program for the map `maps.WALKERS`."""
+        return self._made_by().walker(self.variant)
+
+    def _made_by(self) -> Source:
+        return next(source for source in SOURCES if source.name == self.source)
+
+
+# The modules of the programs, and the assembler, are imported when programs are made: not at a start from the cache.
+
+
+def _hooks(name: str, variant: Variant) -> list[Program]:
+    """Programs where the kernel asks its security modules; ``name`` is that of a `Hook`."""
+    from pylsm.audit.programs import hooks
+    from pylsm.audit.programs.table import ROWS
+
+    hook: Hook = getattr(hooks, name)
     return [row.make(hook, variant) for row in ROWS]
 
 
-def _hook_walker(hook: Hook, variant: Variant) -> Program:
+def _hook_walker(name: str, variant: Variant) -> Program:
+    from pylsm.audit.programs import hooks
+    from pylsm.audit.programs.file_open import path_walker
+
+    hook: Hook = getattr(hooks, name)
     verdict = 1 if hook.verdict else None
     return path_walker(hook.section("file_open"), "file_open_walk", verdict, typed_task=variant.typed_task)
 
 
 def _raw_tracepoint(variant: Variant) -> list[Program]:
+    from pylsm.audit.programs import syscalls
+
     return [syscalls.sys_enter(), syscalls.sys_exit(typed_task=variant.typed_task, atomics=variant.fetching_atomics)]
 
 
 def _raw_tracepoint_walker(variant: Variant) -> Program:
+    from pylsm.audit.programs.file_open import path_walker
+
     return path_walker("raw_tp/sys_exit", "sys_exit_walk", typed_task=variant.typed_task)
 
 
 def family_programs() -> list[Program]:
     """The programs that keep the family: attached before any process is added to it."""
+    from pylsm.audit.programs import family
+
     return [family.sched_process_fork(), family.sched_process_exit()]
 
 
@@ -91,14 +141,14 @@ _DENIED: Final = "the verdict of the security modules: what one of them denies i
 
 SOURCES: Final = (
     # Before 6.1 the verifier refuses bpf_d_path in this hook.
-    Source("lsm", _NOT_HOOKED, (_D_PATH, _WALK, _WALK_OLD), True, partial(_hooks, LSM), partial(_hook_walker, LSM)),
+    Source("lsm", _NOT_HOOKED, (_D_PATH, _WALK, _WALK_OLD), True, partial(_hooks, "LSM"), partial(_hook_walker, "LSM")),
     Source(
         "fentry",
         (*_NOT_HOOKED, _DENIED),
         (_D_PATH, _D_PATH_OLD),
         True,
-        partial(_hooks, FENTRY),
-        partial(_hook_walker, FENTRY),
+        partial(_hooks, "FENTRY"),
+        partial(_hook_walker, "FENTRY"),
     ),
     Source(
         "kprobe",
@@ -110,13 +160,16 @@ SOURCES: Final = (
         ),
         (_WALK, _WALK_OLD),
         False,
-        partial(_hooks, KPROBE),
-        partial(_hook_walker, KPROBE),
+        partial(_hooks, "KPROBE"),
+        partial(_hook_walker, "KPROBE"),
     ),
     Source(
         "raw_tracepoint",
         (
-            *syscalls.BLIND_SPOTS,
+            "io_uring opens and connects",
+            "32-bit system calls",
+            "files that execve itself opens (the program and its interpreter)",
+            "an address changed by another thread while connect reads it, or on a page not yet in memory",
             "opens that fail, O_PATH opens",
             "sendto and sendmsg without connect, TCP Fast Open among them",
         ),

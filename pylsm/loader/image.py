@@ -200,18 +200,8 @@ def _decode(reader: _Reader, key: bytes) -> Image:
                 raise error(f"there is no slot {slot}")
             references.append((slot, maps[index].name))
         described = ProgramTypes(reader.blob(), _whole(reader.blob(), 8), _whole(reader.blob(), 16))
-        programs.append(
-            ProgramImage(
-                name,
-                section,
-                license,
-                attach_id,
-                code,
-                tuple(references),
-                described if described.btf else None,
-                refusal,
-            )
-        )
+        found = described if described.btf else None
+        programs.append(ProgramImage(name, section, license, attach_id, code, tuple(references), found, refusal))
     if reader.position != len(reader.data):
         raise error("bytes are left over")
     _distinct(map.name for map in maps)

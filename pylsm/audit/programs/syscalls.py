@@ -15,18 +15,11 @@ from pylsm.audit.records import SEEN_KEY
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Final
+    pass
 
-__all__ = ["BLIND_SPOTS", "sys_enter", "sys_exit"]
+__all__ = ["sys_enter", "sys_exit"]
 
 #: What this source cannot see, in words for the operator.
-BLIND_SPOTS: Final = (
-    "io_uring opens and connects",
-    "32-bit system calls",
-    "files that execve itself opens (the program and its interpreter)",
-    "an address changed by another thread while connect reads it, or on a page not yet in memory",
-)
-
 _SOCKADDR_STORAGE = 128  # bytes; connect takes no longer address
 _FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
 
