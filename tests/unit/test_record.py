@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from construct import Array, Bytes, Float32l, GreedyBytes, Int8un, Int16sn, Int16ub, Int32un, Int64sn, PascalString
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylsm.audit.records import CONNECT, COUNTERS, FILE_OPEN, SCRATCH, SEEN_KEY, TGID
@@ -47,6 +47,7 @@ def test_each_offset_is_where_construct_writes_the_field(record: Record) -> None
 
 
 @pytest.mark.parametrize("record", ALL, ids=by_name)
+@settings(deadline=None)  # construct is imported in the first
 @given(data=st.data())
 def test_the_decoder_reads_what_construct_reads(record: Record, data: Any) -> None:
     tail = data.draw(st.binary(max_size=40)) if record.tail_name else b""
