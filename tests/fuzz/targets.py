@@ -1,0 +1,133 @@
+"""What is fuzzed: every reader of bytes or text that somebody else chose.
+
+A target takes any bytes. It may refuse them with an error of ours and must otherwise keep what it promises; anything
+else that it raises, a hang or memory without bound is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import Callable
+
+from pylsm.asm.errors import AsmError
+from pylsm.asm.parse import parse, parse_program
+from pylsm.audit.decode import Decoder
+from pylsm.btf import Btf, BtfError, Kind
+from pylsm.loader.elf import ElfError, ObjectFile
+from pylsm.loader.errors import RingCorrupt
+from pylsm.loader.ringbuf import BUSY, DISCARD, walk
+from pylsm.output import jsonl, text
+
+__all__ = ["TARGETS"]
+
+_decoder = Decoder()
+
+
+def decode(data: bytes) -> None:
+    """A record → an event → a line of each format: one line, printable, whatever the bytes."""
+    counted = _decoder.foreign + _decoder.malformed
+    events = _decoder.decode_batch(memoryview(data), ((0, len(data)),))
+    assert len(events) + _decoder.foreign + _decoder.malformed - counted == 1
+    for event in events:
+        line = text.render(event, timestamps=True)
+        assert line.isprintable(), ascii(line)
+        line = jsonl.render(event)
+        assert line.isascii() and line.isprintable(), ascii(line)
+        fields = json.loads(line)
+        assert fields["pid"] == event.pid
+        repr(event)
+
+
+def ring(data: bytes) -> None:
+    """Two positions and the bytes of a ring of 4 KiB → records that lie between the positions, each whole."""
+    if len(data) < 16:
+        return
+    size = 4096
+    consumer, producer = struct.unpack_from("=QQ", data)
+    if producer % 3:  # mostly positions that can be
+        consumer &= ~7
+        producer = consumer + (producer % (size // 8 + 2)) * 8
+    content = array("I", (data[16:] * (size // max(1, len(data) - 16) + 1))[:size].ljust(size, b"\0"))
+    words = memoryview(content)
+    try:
+        spans, position = walk(words, consumer, producer, size)
+    except RingCorrupt:
+        return
+    assert consumer <= position <= producer <= consumer + size
+    at = consumer
+    for start, length in spans:
+        while True:  # what was passed over is discarded records
+            header = words[(at & size - 1) >> 2]
+            if at + 8 & size - 1 == start & size - 1 and header == length:
+                break
+            assert header & DISCARD and not header & BUSY
+            at += (header - DISCARD) + 15 & -8
+        assert start + length <= 2 * size, "beyond the second mapping"
+        at += length + 15 & -8
+        assert at <= position
+    if position < producer:
+        header = words[(position & size - 1) >> 2]
+        assert header >= BUSY or position + ((header & ~DISCARD) + 15 & -8) > producer
+
+
+def btf(data: bytes) -> None:
+    """Type information → every type and every attribute of it, or a BtfError."""
+    try:
+        types = Btf(data)
+    except BtfError:
+        return
+    try:
+        numbers = [0, 1, 0x7FFFFFFF, *types.types()][:64]
+    except BtfError:
+        return
+    for number in numbers:
+        for question in (types.size_of, types.align_of, types.c_name, types.dump_c, types.func_proto, types.body):
+            _ask(question, number)  # type: ignore[arg-type]
+        _ask(types.member, number, "next.a[2]")
+        try:
+            found = types.type(number)
+        except BtfError:
+            continue
+        for name in ("name", "size", "members", "enumerators", "params", "variables", "array", "linkage", "component"):
+            _ask(getattr, found, name)
+    for name in ("node", "task_struct", ""):
+        _ask(types.find, name, Kind.STRUCT)
+        _ask(types.find_c, f"struct {name}")
+
+
+def _ask(question: Callable[..., object], *arguments: object) -> None:
+    try:
+        question(*arguments)
+    except BtfError as error:
+        assert str(error)
+
+
+def elf(data: bytes) -> None:
+    """A BPF object → its programs, relocated against its own types, or an ElfError or BtfError."""
+    try:
+        file = ObjectFile(data, "fuzzed")
+        for name in file.programs:
+            file.program(name, file.btf)
+    except (ElfError, BtfError, AsmError):
+        return
+
+
+def asm(data: bytes) -> None:
+    """Assembler text → instructions, or an AsmError."""
+    source = data.decode("utf-8", "replace")
+    for read in (parse, parse_program):
+        try:
+            read(source, "fuzzed.s")
+        except AsmError:
+            continue
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "decode": decode,
+    "ring": ring,
+    "btf": btf,
+    "elf": elf,
+    "asm": asm,
+}
