@@ -1,0 +1,65 @@
+"""Whether a backend saw what a case did."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from typing import Any
+
+from cases.lab import Lab, eventually
+
+from evasion.attempts import Attempt
+from evasion.raw import Missing
+
+__all__ = ["judge"]
+
+
+def judge(lab: Lab, case: Attempt) -> tuple[str, str]:
+    """Run a case in a traced process.
+
+    Returns:
+        ("seen", ""), ("not seen", what is missing), or ("absent", what this kernel has not).
+    """
+    directory = os.path.realpath(tempfile.mkdtemp(prefix="evasion-"))
+    os.chmod(directory, 0o777)
+
+    def work() -> tuple[str, Any]:
+        try:
+            return "done", case.work(directory)
+        except Missing as error:
+            return "absent", str(error)
+
+    try:
+        outcome = lab.run(work)
+        state, wanted = outcome.result
+        if state == "absent":
+            return "absent", wanted
+        while eventually(lambda: os.waitpid(-1, os.WNOHANG)[0], 0) if children() else False:
+            pass  # siblings made with CLONE_PARENT
+        missing = Counter(wanted) - Counter(found(outcome.events))
+        if missing:
+            (first, count) = next(iter(missing.items()))
+            return "not seen", f"{count} times {first!r}, lost {outcome.counts.lost}"
+        return "seen", ""
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def children() -> bool:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return bool(file.read())
+
+
+def found(events: Any) -> list[tuple[Any, ...]]:
+    """Events as the cases name them."""
+    seen: list[tuple[Any, ...]] = []
+    inodes = set()
+    for event in events:
+        if hasattr(event, "dst_ip"):
+            seen.append(("connect", event.dst_ip, event.port))
+        elif hasattr(event, "path"):
+            seen.append(("open", event.path))
+            inodes.add(event.inode)
+    return [*seen, *(("inode", str(inode), 1) for inode in inodes)]
