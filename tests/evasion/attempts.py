@@ -150,8 +150,8 @@ def _(d: str) -> list[Seen]:
 
     def daemon() -> None:
         os.setsid()
+        parent = os.getpid()
         if os.fork() == 0:
-            parent = os.getppid()
             while os.getppid() == parent:
                 time.sleep(0.01)
             touch(f"{d}/x")
@@ -416,7 +416,10 @@ def _(d: str) -> list[Seen]:
         file.flush()
         pid = os.fork()
         if not pid:
+            import faulthandler
             import resource
+
+            faulthandler.disable()
 
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
             resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
