@@ -31,6 +31,16 @@ _MAX_STRINGS = 0xFFFFFF  # BTF_MAX_NAME_OFFSET
 _MAX_DEPTH = 64
 
 
+#: Kind → which words of a body are names, for a body of so many words.
+_NAMES = {
+    Kind.STRUCT: lambda length: range(0, length, 3),
+    Kind.UNION: lambda length: range(0, length, 3),
+    Kind.ENUM: lambda length: range(0, length, 2),
+    Kind.ENUM64: lambda length: range(0, length, 3),
+    Kind.FUNC_PROTO: lambda length: range(0, length, 2),
+}
+
+
 class BtfWriter:
     """Collects types and gives their ids: 1, 2, … in the order they are added.
 
@@ -363,6 +373,52 @@ class BtfWriter:
             raise BtfError("a type tag needs a value")
         return self._refer(Kind.TYPE_TAG, value, type_id)
 
+    # -- whole sets of types -------------------------------------------------------------------------------
+
+    def append(self, types: Btf) -> int:
+        """Add all types of other BTF (which has no base), as they are, without looking for what is there already.
+
+        Returns:
+            What is to be added to an id there to have it here.
+        """
+        from pylsm.btf.dedup import references
+
+        shift = self._first + len(self._records) - 1
+        for id in types.types():
+            one = types.type(id)
+            body = types.body(id)
+            for at in _NAMES.get(one.kind, lambda _: range(0))(len(body)):
+                body[at] = self.string(types.string(body[at]))
+            info = int(one.kind_flag) << 31 | one.kind << 24 | one.vlen
+            words = [self.string(one.name), info, one._third, *body]
+            for at in references(tuple(words)):
+                if words[at]:
+                    words[at] += shift
+            self._records.append(tuple(words))
+        return shift
+
+    def dedup(self) -> list[int]:
+        """Make types that say the same one: also structs, unions and prototypes that refer to each other in circles,
+        and forward declarations of what is defined. Types of the base are not looked at.
+
+        Returns:
+            The new ids, by old id less the first.
+
+        Raises:
+            BtfError: as `encode`.
+        """
+        from pylsm.btf.dedup import deduplicated
+
+        records = self._complete()
+        left, ids = deduplicated(records, self._first)
+        self._records = list(left)
+        self._known = {}
+        for id, record in enumerate(left, self._first):
+            self._known.setdefault(record, id)
+        farthest, where = self._farthest
+        self._farthest = (ids[farthest - self._first] if farthest >= self._first else farthest, where)
+        return ids
+
     # -- the result ----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -378,19 +434,24 @@ class BtfWriter:
         Raises:
             BtfError: a reserved id was not filled, or an id refers to no type.
         """
-        words: list[int] = []
-        for number, record in enumerate(self._records):
-            if record is None:
-                raise BtfError(f"type {self._first + number} was reserved and never added", section="type")
-            words += record
-        farthest, where = self._farthest
-        if farthest >= self._first + len(self._records):
-            raise BtfError(f"{where} refers to type {farthest}, which was never added", section="type")
+        words = [word for record in self._complete() for word in record]
         types = pack(f"{self._order}{len(words)}I", *words)
         header = pack(f"{self._order}HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(self._text))
         return header + types + self._text
 
     # -- inside --------------------------------------------------------------------------------------------
+
+    def _complete(self) -> list[tuple[int, ...]]:
+        """The records, when none is missing."""
+        found: list[tuple[int, ...]] = []
+        for number, record in enumerate(self._records):
+            if record is None:
+                raise BtfError(f"type {self._first + number} was reserved and never added", section="type")
+            found.append(record)
+        farthest, where = self._farthest
+        if farthest >= self._first + len(found):
+            raise BtfError(f"{where} refers to type {farthest}, which was never added", section="type")
+        return found
 
     def _add(self, kind: Kind, name: int, flag: bool, vlen: int, third: int, *body: int, id: int | None = None) -> int:
         record = (name, int(flag) << 31 | kind << 24 | vlen, third, *body)

@@ -129,6 +129,10 @@ class _Writer:
             self._write_program(program, questions, local)
         declared = self._write_maps()
         self._write_externs()
+        ids = [0, *self._types.dedup()]
+        for code in self._code.values():
+            code.functions = [(offset, ids[id]) for offset, id in code.functions]
+            code.core = [(offset, (ids[id], access, kind)) for offset, (id, access, kind) in code.core]
         return self._assemble(declared)
 
     # ---- references ----------------------------------------------------------------------------------------------
