@@ -24,6 +24,7 @@ _COMMANDS = {
     "attach": "attach",
     "detach": "detach",
     "check": "check",
+    "verify-log": "verify_log",
     "asm": "asm",
     "disasm": "asm",
     "build": "build",

@@ -126,7 +126,7 @@ def _found(options: argparse.Namespace) -> list[int]:
 
 
 def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> None:
-    follower = Follower(audit, sink, renderer(options), signals, options.stats)
+    follower = Follower(audit, sink, renderer(options), signals, options.stats, options.heartbeat)
     count = len(audit.family())
     announce(audit, f"{count} process{'es' if count != 1 else ''}", options.quiet)
     with ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import time
@@ -32,10 +33,17 @@ class Follower:
         render: event → line.
         signals: those that the caller wants to hear of, SIGUSR1 (counts) among them.
         stats_seconds: print the counts this often; 0 for never.
+        heartbeat_seconds: write a heartbeat to the sink this often (`pylsm.output.heartbeat`); 0 for never.
     """
 
     def __init__(
-        self, audit: Audit, sink: Sink, render: Callable[[Event], str], signals: Signals, stats_seconds: float
+        self,
+        audit: Audit,
+        sink: Sink,
+        render: Callable[[Event], str],
+        signals: Signals,
+        stats_seconds: float,
+        heartbeat_seconds: float = 0.0,
     ) -> None:
         self._audit = audit
         self._sink = sink
@@ -45,6 +53,11 @@ class Follower:
         self._next_stats = time.monotonic() + stats_seconds
         self._leaks_told = 0
         self._next_leak_warning = 0.0
+        self._heartbeat_seconds = heartbeat_seconds
+        self._next_heartbeat = time.monotonic() + heartbeat_seconds
+        self._events = self._heartbeats = 0
+        self._session = os.urandom(8).hex()
+        self._beat()
 
     def run(
         self,
@@ -85,9 +98,15 @@ class Follower:
             if self._stats_seconds and time.monotonic() >= self._next_stats:
                 self.report()
                 self._next_stats = time.monotonic() + self._stats_seconds
+            if self._heartbeat_seconds and time.monotonic() >= self._next_heartbeat:
+                self._beat()
+                self._next_heartbeat = time.monotonic() + self._heartbeat_seconds
             timeout = period if waited or period is not None else _FAMILY_SECONDS
-            if self._stats_seconds:
-                left = max(0.0, self._next_stats - time.monotonic())
+            due = [self._next_stats] if self._stats_seconds else []
+            if self._heartbeat_seconds:
+                due.append(self._next_heartbeat)
+            if due:
+                left = max(0.0, min(due) - time.monotonic())
                 timeout = left if timeout is None else min(timeout, left)
             for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
                 if fd == reader:
@@ -99,6 +118,17 @@ class Follower:
     def finish(self) -> None:
         """Detach, write what was still in the ring."""
         self._write(self._audit.stop())
+        self._beat(final=True)
+
+    def _beat(self, final: bool = False) -> None:
+        """Write a heartbeat, if they are asked for."""
+        if not self._heartbeat_seconds:
+            return
+        from pylsm.output import heartbeat
+
+        counts = self._audit.counts()
+        self._sink.write([heartbeat.render(self._session, self._heartbeats, self._events, counts, final)])
+        self._heartbeats += 1
 
     def report(self) -> None:
         """Say the counts so far."""
@@ -108,6 +138,7 @@ class Follower:
         render = self._render
         for start in range(0, len(events), _BIG_BATCH):
             self._sink.write([render(event) for event in events[start : start + _BIG_BATCH]])
+        self._events += len(events)
         leaked = self._audit.leaked
         if leaked > self._leaks_told and time.monotonic() >= self._next_leak_warning:
             say(f"warning: {leaked} records held bytes behind their path that are not zero: please report this")

@@ -13,6 +13,7 @@ from pylsm.audit.events import Event
 from pylsm.audit.session import Audit, UnavailableError
 from pylsm.cli.follow import describe
 from pylsm.cli.status import say
+from pylsm.errors import PylsmError
 from pylsm.loader import BpfError
 
 __all__ = [
@@ -110,6 +111,14 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="print the counts to stderr this often (also: at the end, and on SIGUSR1)",
     )
+    output.add_argument(
+        "--heartbeat",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="with --format json: a line with the counts this often, by which `pylsm verify-log` proves that no event "
+        "is missing",
+    )
     output.add_argument("-q", "--quiet", action="store_true", help="no banner, no counts at the end unless any is lost")
     output.add_argument(
         "--no-confine",
@@ -154,6 +163,8 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
 
 def renderer(options: argparse.Namespace) -> Callable[[Event], str]:
     """The function that makes a line of an event."""
+    if options.heartbeat and options.format != "json":
+        raise PylsmError("--heartbeat is for --format json", hint="add --format json, or use --stats")
     if options.format == "json":
         from pylsm.output import jsonl
 

@@ -82,7 +82,7 @@ def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Sign
     audit.trace(to_initial([child.pid]))
     whose = f" of user {child.who.name}" if child.who is not None else ""
     announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)
-    follower = Follower(audit, sink, renderer(options), signals, options.stats)
+    follower = Follower(audit, sink, renderer(options), signals, options.stats, options.heartbeat)
     failed = child.release()
     if failed:
         return failed

@@ -1,0 +1,34 @@
+"""Heartbeats of a real recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cases.cli import pylsm
+
+pytestmark = pytest.mark.root
+
+
+def test_a_recording_is_whole_until_somebody_touches_it(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    command = ("sh", "-c", "for n in 1 2 3 4 5 6; do cat /etc/hostname; sleep 0.1; done")
+    recorded = pylsm("run", "-q", "--format", "json", "--heartbeat", "0.1", "-o", log, "--", *command)
+    assert recorded.returncode == 0, recorded.stderr
+    whole = pylsm("verify-log", log)
+    assert whole.returncode == 0, whole.stderr
+    assert ": whole: " in whole.stdout
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert sum(b'"event":"heartbeat"' in line for line in lines) >= 4
+    gone = next(n for n, line in enumerate(lines) if b"/etc/hostname" in line)
+    log.write_bytes(b"".join(lines[:gone] + lines[gone + 1 :]))
+    touched = pylsm("verify-log", log)
+    assert touched.returncode == 1
+    assert "1 event is missing between the heartbeats in lines" in touched.stderr
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    assert pylsm("verify-log", tmp_path / "none").returncode == 125
+    text = pylsm("run", "--heartbeat", "1", "--", "true")
+    assert text.returncode == 125
+    assert "--heartbeat is for --format json" in text.stderr
