@@ -23,6 +23,7 @@ __all__ = [
     "LinkCreateAttr",
     "LinkFdAttr",
     "LinkInfo",
+    "LinkUpdateAttr",
     "MapCreateAttr",
     "MapElementAttr",
     "MapInfoAttr",
@@ -259,6 +260,12 @@ class LinkFdAttr(Structure):
     """BPF_LINK_DETACH."""
 
     _fields_ = (("link_fd", u32),)
+
+
+class LinkUpdateAttr(Structure):
+    """BPF_LINK_UPDATE."""
+
+    _fields_ = (("link_fd", u32), ("new_prog_fd", u32), ("flags", u32), ("old_prog_fd", u32))
 
 
 class EnableStatsAttr(Structure):

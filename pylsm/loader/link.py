@@ -8,7 +8,16 @@ from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOTSUP
 
 from pylsm.light import TYPE_CHECKING, NamedTuple
-from pylsm.loader.attr import Cmd, InfoAttr, IterCreateAttr, LinkCreateAttr, LinkFdAttr, LinkInfo, RawTracepointAttr
+from pylsm.loader.attr import (
+    Cmd,
+    InfoAttr,
+    IterCreateAttr,
+    LinkCreateAttr,
+    LinkFdAttr,
+    LinkInfo,
+    LinkUpdateAttr,
+    RawTracepointAttr,
+)
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure
 from pylsm.loader.errors import BpfError, SpecError
 from pylsm.loader.sections import AttachType
@@ -21,6 +30,9 @@ if TYPE_CHECKING:
     from pylsm.loader.program import LoadedProgram
 
 __all__ = ["Link", "LinkDetail", "attach"]
+
+
+_REPLACE = 1 << 2  # BPF_F_REPLACE (include/uapi/linux/bpf.h)
 
 
 class LinkDetail(NamedTuple):
@@ -76,6 +88,24 @@ class Link(Handle):
     def detach(self) -> None:
         """Take the program off for everybody, also where the link is pinned (BPF_LINK_DETACH; not every type)."""
         bpf(Cmd.LINK_DETACH, LinkFdAttr(link_fd=self.fileno()), f"detach {self.label}")
+
+    def update(self, program: LoadedProgram, *, old: LoadedProgram | None = None) -> None:
+        """Put another program of the same kind in the place of the link's, at once (BPF_LINK_UPDATE).
+
+        Links of XDP, tcx, cgroups, network namespaces and iterators take it; those of LSM, tracing, raw tracepoints and
+        perf events (kprobes) do not, on any kernel so far.
+
+        Args:
+            program: the new one.
+            old: refuse when it is not this one that runs now.
+
+        Raises:
+            BpfError: EINVAL: this type of link takes no other program; EPERM: ``old`` is not the one that runs.
+        """
+        attr = LinkUpdateAttr(link_fd=self.fileno(), new_prog_fd=program.fileno())
+        if old is not None:
+            attr.flags, attr.old_prog_fd = _REPLACE, old.fileno()
+        bpf(Cmd.LINK_UPDATE, attr, f"update {self.label}")
 
     def read(self) -> bytes:
         """Run an iterator program once over all its objects and return what it wrote (BPF_ITER_CREATE).

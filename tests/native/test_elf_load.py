@@ -5,17 +5,20 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pylsm.asm import MapSpec, MapType
+from pylsm.asm import R0, Asm, MapSpec, MapType, Program
+from pylsm.asm import opcodes as op
 from pylsm.asm.proof import NotProved
+from pylsm.asm.references import EnumRef, FieldRef
 from pylsm.asm.verify import returns_unchanged
-from pylsm.btf import Btf, BtfNotFound
+from pylsm.btf import Btf, BtfNotFound, Kind, declare
 from pylsm.loader import BpfError, LoadedProgram, Map, MapMismatchError, Object, RingBuffer, SpecError, VerifierError
-from pylsm.loader.elf import ElfError
+from pylsm.loader.elf import ElfError, ObjectFile
+from pylsm.loader.elf.writer import write_object
 
 pytestmark = pytest.mark.root
 
@@ -312,3 +315,83 @@ char LICENSE[] SEC("license") = "GPL";
     with pytest.raises(NotProved) as caught:
         returns_unchanged(opened.program("deny"), 1)
     assert caught.value.line is not None and caught.value.line.file.endswith("made.bpf.c")
+
+
+_EXISTS, _MATCHES = 8, 12  # BPF_CORE_TYPE_EXISTS, BPF_CORE_TYPE_MATCHES (include/uapi/linux/bpf.h)
+
+
+def _asking(shapes: dict[str, dict[str, str]], ask: Callable[[Asm], None]) -> tuple[Program, Btf]:
+    types = declare(shapes)
+    a = Asm("raw_tp/sys_enter", types=types, name="asks")
+    ask(a)
+    a.exit_()
+    return a.build(), types
+
+
+def _both(data: bytes, tmp_path: Path, pins: Path) -> int:
+    """What the program returns, of which libbpf and pylsm load the same instructions."""
+    path = tmp_path / "asks.bpf.o"
+    path.write_bytes(data)
+    pins.mkdir(exist_ok=True)
+    bpftool("prog", "load", str(path), str(pins / "asks"))
+    try:
+        with Object.open(path).load() as made, LoadedProgram.open_pinned(pins / "asks") as theirs:
+            program = made.programs["asks"]
+            assert program.info.tag == theirs.info.tag
+            return program.test_run(ctx=bytes(16)).retval
+    finally:
+        (pins / "asks").unlink()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "matches"),
+    [
+        ({"task_struct": {"tgid": "int"}}, 1),
+        ({"task_struct": {"tgid": "int", "flags": "unsigned int"}}, 1),
+        ({"task_struct": {"tgid": "unsigned long"}}, 0),
+        ({"task_struct": {"no_such_field": "int"}}, 0),
+        ({"task_struct": {"group_leader": "void *", "tgid": "int"}}, 0),  # it points to a struct
+        ({"no_such_struct": {"tgid": "int"}}, 0),
+    ],
+)
+def test_type_matches(shapes: dict[str, dict[str, str]], matches: int, tmp_path: Path, pins: Path) -> None:
+    """The question that clang asks from LLVM 15 on: the record of "type exists" with another number in it."""
+    name = next(iter(shapes))
+
+    def ask(a: Asm) -> None:
+        for field in shapes[name]:  # what nothing refers to is not written
+            a.emit(op.ALU64 | op.MOV | op.K, R0, reference=FieldRef(name, field, "exists"))
+        a.ld_type(R0, name, "exists")
+
+    program, types = _asking(shapes, ask)
+    data = bytearray(write_object([program], types=[types]))
+    opened = ObjectFile(bytes(data))
+    ((*_, record),) = opened._ext.relocations.values()
+    section = opened._image.section(".BTF.ext")
+    assert section is not None
+    at = section.offset + record.place + 12
+    assert data[at : at + 4] == struct.pack("=I", _EXISTS)
+    data[at : at + 4] = struct.pack("=I", _MATCHES)
+    assert _both(bytes(data), tmp_path, pins) == matches
+
+
+def test_enumerators_of_64_bits(tmp_path: Path, pins: Path) -> None:
+    kernel = Btf.kernel()
+    found = [
+        (kernel.type(id).name, e.name, e.value)
+        for id in kernel.types()
+        if kernel.type(id).kind is Kind.ENUM64 and kernel.type(id).name
+        for e in kernel.type(id).enumerators[:1]
+    ]
+    if not found:
+        pytest.skip("this kernel has no named enum of 64 bits")
+    for enum, name, value in found[:3]:
+        for shift in (0, 32):
+
+            def ask(a: Asm, reference: EnumRef = EnumRef(enum, name), shift: int = shift) -> None:  # noqa: B008
+                a.emit(op.LDDW, R0, reference=reference)
+                a.rsh(R0, shift)
+
+            program, types = _asking({}, ask)
+            data = write_object([program], types=[types], kernel=kernel)
+            assert _both(data, tmp_path, pins) == value >> shift & 0xFFFFFFFF

@@ -98,6 +98,7 @@ KERNEL = {
     attr.IterCreateAttr: ("bpf_attr", "iter_create."),
     attr.EnableStatsAttr: ("bpf_attr", "enable_stats."),
     attr.LinkFdAttr: ("bpf_attr", "link_detach."),
+    attr.LinkUpdateAttr: ("bpf_attr", "link_update."),
     attr.MapInfoAttr: ("bpf_map_info", ""),
     attr.ProgInfoAttr: ("bpf_prog_info", ""),
     attr.LinkInfo: ("bpf_link_info", ""),
