@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pylsm.asm import MapSpec, MapType
-from pylsm.audit.records import COUNTERS, SCRATCH, SEEN_KEY, TGID
+from pylsm.audit.records import COUNTERS, MEMBER, SCRATCH, SEEN_KEY, TGID
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["COUNTS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS"]
+__all__ = ["COUNTS", "MARKS", "RING", "SCRATCHES", "SEEN", "TRACED", "UNMARKED", "WALKERS"]
+
+_NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, include/uapi/linux/bpf.h: a storage map has to have it
 
 #: The traced family: tgid in the initial pid namespace → a tag that children inherit.
 TRACED: Final = MapSpec("traced_processes", MapType.HASH, key=TGID, value=4, max_entries=32_768)
+#: Marks the leaders of traced processes, in storage of their tasks: where there is none, one load tells that a process
+#: is not traced, and the map of numbers need not be searched.
+MARKS: Final = MapSpec("pylsm_marks", MapType.TASK_STORAGE, key=4, value=MEMBER, max_entries=0, flags=_NO_PREALLOC)
+#: Not 0: there are traced processes without a mark, so that each process has to be searched by its number. For families
+#: that others add to, and where a mark could not be made.
+UNMARKED: Final = MapSpec("pylsm_unmarked", MapType.ARRAY, key=4, value=4, max_entries=1)
 RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
 #: Opens already recorded; the least recently used one makes room.
 SEEN: Final = MapSpec("pylsm_seen", MapType.LRU_HASH, key=SEEN_KEY, value=4, max_entries=65_536)

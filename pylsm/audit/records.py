@@ -21,6 +21,7 @@ __all__ = [
     "FLAG_UNLINKED",
     "KIND_CONNECT",
     "KIND_OPEN",
+    "MEMBER",
     "PATH_MAX",
     "SCRATCH",
     "SCRATCH_RECORD",
@@ -99,6 +100,9 @@ COUNTERS: Final = Record(
 )
 
 TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)
+
+#: What the kernel keeps beside the leader of each traced process, and frees with it.
+MEMBER: Final = Record("pylsm_member", "tag" / Int32un)
 
 # Where a record of variable length is put together. `owner` is the thread that does so: a program that preempts another
 # on the same CPU must not write into its buffer. The fields up to `record` are the state of the walk over dentries

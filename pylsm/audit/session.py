@@ -16,6 +16,7 @@ from pylsm.audit.btf_file import types_from_file
 from pylsm.audit.cache import Cache
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import Connect, Event, FileOpen
+from pylsm.audit.marks import Marks
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.proof import require_observe_only
 from pylsm.audit.records import COUNTERS
@@ -239,9 +240,11 @@ class Audit:
             programs = [*plan.programs(), plan.walker()]
             require_observe_only(programs, self._btf)
             loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **shared})
+            self._marks = Marks(loaded.maps, owned=self._owns_family)
             self._set_walker(loaded, loaded, programs[-1].name)
             return loaded
         loaded = Object(self._image(plan, "hooks", plan.programs), reuse=shared)
+        self._marks = Marks(loaded.maps, owned=self._owns_family)
         if not plan.walks_late:
             try:
                 self._add_walker(plan, loaded)
@@ -313,7 +316,7 @@ class Audit:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, suppress(OSError):
                 datagram.connect(("127.0.0.1", _PORT))
         finally:
-            self._traced.delete(_key(me))
+            self._untrace([me])
         deadline = time.monotonic() + _SELF_TEST_SECONDS
         while True:
             for event in self._drain():
@@ -353,6 +356,13 @@ class Audit:
                     f"{self._traced.label} is full: it has room for {self._traced.info.max_entries} processes",
                     hint="make it larger with --family-size, or trace fewer families",
                 ) from None
+            # After its number, which its children need to follow it.
+            self._marks.set(tgid, self._tag)
+
+    def _untrace(self, tgids: Iterable[int]) -> None:
+        for tgid in tgids:
+            self._traced.delete(_key(tgid))
+            self._marks.clear(tgid)
 
     def trace_families(self, pids: Sequence[int], *, may_end: bool = False) -> None:
         """Add running processes and all their descendants, without a gap for children started meanwhile.
@@ -377,13 +387,17 @@ class Audit:
             self.trace(added)
             known |= new
             # One that ended before it was added will not be taken out by its exit, and its number will be another's.
-            for tgid in set(added) - set(to_initial(pid for pid in new if lives(pid))):
-                self._traced.delete(_key(tgid))
+            self._untrace(set(added) - set(to_initial(pid for pid in new if lives(pid))))
         for pid in pids:
             if not may_end and not lives(pid):
                 raise NoSuchProcess(
                     f"process {pid} ended while it was being attached", hint="name a process that lives longer"
                 )
+
+    @property
+    def marked(self) -> bool:
+        """Traced processes carry marks in the kernel: the family may be larger than the map that lists it."""
+        return self._marks.used
 
     def family(self) -> set[int]:
         """The tgids (in the initial pid namespace) that this audit traces now."""

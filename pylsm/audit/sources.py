@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pylsm.asm import Program
     from pylsm.audit.programs.hooks import Hook
 
-__all__ = ["SOURCES", "Plan", "Source", "Variant", "family_programs"]
+__all__ = ["SOURCES", "Plan", "Source", "Variant"]
 
 
 class Variant(NamedTuple):
@@ -22,7 +22,7 @@ class Variant(NamedTuple):
     Attributes:
         name: for people.
         path: how the path of a file is had, one of ``file_open.PATHS``.
-        typed_task: the kernel has the helper get_current_task_btf (5.11).
+        typed_task: the kernel has the helper get_current_task_btf (5.11), and task storage for all programs (5.12).
         fetching_atomics: the kernel has fetching atomics (5.12).
     """
 
@@ -40,7 +40,7 @@ class Source(NamedTuple):
         blind_spots: what it cannot see, for the operator.
         variants: in the order they are tried.
         kernel_btf: it needs the running kernel's own type information; otherwise a BTF file will do.
-        programs: the programs of a variant, to be attached; the family's come before them.
+        programs: the programs of a variant that see events.
         walker: a variant's program for the map `maps.WALKERS`, to be put there before the others are attached.
     """
 
@@ -50,6 +50,22 @@ class Source(NamedTuple):
     kernel_btf: bool
     programs: Callable[[Variant], list[Program]]
     walker: Callable[[Variant], Program]
+
+    def family(self, variant: Variant) -> list[Program]:
+        """The programs that keep the family: attached before any process is added to it."""
+        from pylsm.audit.programs import family
+
+        marks = self.kernel_btf and variant.typed_task
+        programs = [family.sched_process_fork(marks=marks), family.sched_process_exit()]
+        return [*programs, family.sched_process_exec()] if marks else programs
+
+    def attached(self, variant: Variant) -> list[Program]:
+        """All programs that are attached, in this order."""
+        return [*self.family(variant), *self.programs(variant)]
+
+    def all(self, variant: Variant) -> list[Program]:
+        """All programs: those attached, and the walker that they call."""
+        return [*self.attached(variant), self.walker(variant)]
 
 
 class Plan(NamedTuple):
@@ -77,7 +93,7 @@ class Plan(NamedTuple):
 
     def programs(self) -> list[Program]:
         """The programs to be attached, in that order: the family's first."""
-        return [*family_programs(), *self._made_by().programs(self.variant)]
+        return self._made_by().attached(self.variant)
 
     def walker(self) -> Program:
         """The program for the map `maps.WALKERS`."""
@@ -118,13 +134,6 @@ def _raw_tracepoint_walker(variant: Variant) -> Program:
     from pylsm.audit.programs.file_open import path_walker
 
     return path_walker("raw_tp/sys_exit", "sys_exit_walk", typed_task=variant.typed_task)
-
-
-def family_programs() -> list[Program]:
-    """The programs that keep the family: attached before any process is added to it."""
-    from pylsm.audit.programs import family
-
-    return [family.sched_process_fork(), family.sched_process_exit()]
 
 
 _D_PATH: Final = Variant("d_path", "d_path", True, True)

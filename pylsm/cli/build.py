@@ -76,7 +76,7 @@ def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf], dict[st
     """Pylsm's programs, the types they name, and what their program array holds."""
     from pylsm.audit.maps import WALKERS
     from pylsm.audit.programs.common import KERNEL
-    from pylsm.audit.sources import SOURCES, family_programs
+    from pylsm.audit.sources import SOURCES
 
     source = next(source for source in SOURCES if source.name == options.source)
     wanted = [variant for variant in source.variants if options.variant in ("", variant.name)]
@@ -85,9 +85,8 @@ def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf], dict[st
             f"source {source.name} has no variant {options.variant!r}",
             hint="there are: " + ", ".join(variant.name for variant in source.variants),
         )
-    walker = source.walker(wanted[0])
-    programs = [*family_programs(), *source.programs(wanted[0]), walker]
-    return programs, [KERNEL], {WALKERS.name: [walker.name]}
+    programs = source.all(wanted[0])
+    return programs, [KERNEL], {WALKERS.name: [programs[-1].name]}
 
 
 def _named(functions: Sequence[str]) -> tuple[list[Program], list[Btf]]:

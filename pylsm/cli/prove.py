@@ -62,11 +62,10 @@ def prove(as_json: bool) -> int:
 def _load(source: Source) -> tuple[Variant, Object]:
     """The first variant of a source that loads here, proved as sent."""
     from pylsm.audit.proof import require_observe_only
-    from pylsm.audit.sources import family_programs
     from pylsm.loader import Object, VerifierError
 
     for variant in source.variants:
-        programs = [*family_programs(), *source.programs(variant), source.walker(variant)]
+        programs = source.all(variant)
         require_observe_only(programs)
         try:
             return variant, Object(programs)

@@ -11,7 +11,7 @@ import pytest
 from pylsm.asm import R0, R1, R2, R6, Asm, MapSpec, MapType, u32, u64
 from pylsm.asm.proof import NotProved
 from pylsm.audit.proof import TAIL_CALLS
-from pylsm.audit.sources import SOURCES, family_programs
+from pylsm.audit.sources import SOURCES
 from pylsm.btf import Btf
 from pylsm.loader import LoadedProgram, Map, Object, ResolveError
 from pylsm.loader.readback import prove_loaded, tags
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 def test_what_this_kernel_runs_is_proved() -> None:
     source = next(source for source in SOURCES if source.name == "raw_tracepoint")
     variant = source.variants[0]
-    with Object([*family_programs(), *source.programs(variant), source.walker(variant)]) as opened:
+    with Object(source.all(variant)) as opened:
         for program in opened.programs.values():
             proof = prove_loaded(program, None, tail_calls=TAIL_CALLS)
             assert proof.exits and proof.instructions >= len(program.program.instructions) - 2  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from pylsm.asm.instruction import Instruction
 from pylsm.asm.proof import NotProved
 from pylsm.asm.verify import returns_unchanged
 from pylsm.audit.proof import TAIL_CALLS
-from pylsm.audit.sources import SOURCES, family_programs
+from pylsm.audit.sources import SOURCES
 from pylsm.btf import declare
 
 HASH = MapSpec("hash", MapType.HASH, key=8, value=16, max_entries=4)
@@ -22,7 +22,7 @@ SHIPPED = [
     pytest.param(program, id=f"{source.name}-{variant.name}-{program.name}")
     for source in SOURCES
     for variant in source.variants
-    for program in (*family_programs(), *source.programs(variant), source.walker(variant))
+    for program in source.all(variant)
 ]
 
 
@@ -53,7 +53,7 @@ def test_every_shipped_program_observes_only(program: Program) -> None:
 
 def test_the_start_of_an_audit_pays_a_few_milliseconds() -> None:
     """It took 0.8 ms here; ten times that, with room for a busy machine, means something is wrong."""
-    programs = [*family_programs(), *SOURCES[0].programs(SOURCES[0].variants[0])]
+    programs = SOURCES[0].attached(SOURCES[0].variants[0])
     best = 1.0
     for _ in range(5):
         began = time.perf_counter()

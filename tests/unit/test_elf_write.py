@@ -14,7 +14,7 @@ from pylsm.asm.errors import SourceLine
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.references import FieldRef
 from pylsm.audit.programs.common import KERNEL
-from pylsm.audit.sources import SOURCES, family_programs
+from pylsm.audit.sources import SOURCES
 from pylsm.btf import Btf, BtfWriter, declare
 from pylsm.loader.elf import ElfError, ObjectFile
 from pylsm.loader.elf.writer import write_object
@@ -47,7 +47,7 @@ def resolved(program: Program, kernel: Btf) -> tuple[Instruction, ...]:
 def test_the_shipped_programs_come_back(source: object) -> None:
     kernel = kernel_like()
     for variant in source.variants:  # type: ignore[attr-defined]
-        programs = [*family_programs(), *source.programs(variant)]  # type: ignore[attr-defined]
+        programs = source.attached(variant)  # type: ignore[attr-defined]
         opened = ObjectFile(write_object(programs, types=[KERNEL]), "probe")
         assert list(opened.programs) == [program.name for program in programs]
         assert opened.license == "GPL"
@@ -148,13 +148,13 @@ def test_a_reference_of_every_kind() -> None:
 
 def test_the_file_says_nothing_of_this_machine() -> None:
     """The same bytes without any kernel, in another process, with another hash seed."""
-    programs = [*family_programs(), *SOURCES[0].programs(SOURCES[0].variants[0])]
+    programs = SOURCES[0].attached(SOURCES[0].variants[0])
     data = write_object(programs, types=[KERNEL])
     script = (
         "import sys; from pylsm.audit.programs.common import KERNEL;"
-        "from pylsm.audit.sources import SOURCES, family_programs;"
+        "from pylsm.audit.sources import SOURCES;"
         "from pylsm.loader.elf.writer import write_object; s = SOURCES[0];"
-        "sys.stdout.buffer.write(write_object([*family_programs(), *s.programs(s.variants[0])], types=[KERNEL]))"
+        "sys.stdout.buffer.write(write_object(s.attached(s.variants[0]), types=[KERNEL]))"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
@@ -173,10 +173,9 @@ def test_build_writes_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pylsm", "build", "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
-    variant = SOURCES[0].variants[0]
-    walker = SOURCES[0].walker(variant)
-    programs = [*family_programs(), *SOURCES[0].programs(variant), walker]
-    assert out.read_bytes() == write_object(programs, types=[KERNEL], slots={"pylsm_walkers": [walker.name]})
+    programs = SOURCES[0].all(SOURCES[0].variants[0])
+    slots = {"pylsm_walkers": [programs[-1].name]}
+    assert out.read_bytes() == write_object(programs, types=[KERNEL], slots=slots)
     (tmp_path / "mine.py").write_text(
         "from pylsm.asm import *\nfrom pylsm.btf import declare\nT = declare({'task_struct': {'tgid': 'int'}})\n"
         "def made():\n    a = Asm('raw_tp/sys_enter', types=T)\n    a.call('get_current_task_btf')\n"

@@ -7,7 +7,7 @@ import pytest
 from pylsm.asm import R0, R1, R6, Asm, u64
 from pylsm.asm.proof import NotProved
 from pylsm.audit.proof import TAIL_CALLS, require_observe_only, verdict_argument
-from pylsm.audit.sources import SOURCES, family_programs
+from pylsm.audit.sources import SOURCES
 from pylsm.loader import LoadedProgram, Object, VerifierError
 from pylsm.loader.readback import prove_loaded
 
@@ -18,7 +18,7 @@ def test_lsm_programs_as_loaded_return_their_verdict() -> None:
     source = SOURCES[0]
     for variant in source.variants:
         try:
-            opened = Object([*family_programs(), *source.programs(variant), source.walker(variant)])
+            opened = Object(source.all(variant))
         except VerifierError:
             assert variant is not source.variants[-1]
             continue

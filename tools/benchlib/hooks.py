@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from pylsm.asm import R0, R1, Asm, Program, u64
 from pylsm.audit import Audit
 from pylsm.audit.maps import RING, TRACED
-from pylsm.audit.sources import SOURCES, family_programs
+from pylsm.audit.sources import SOURCES
 from pylsm.loader import LoadedProgram, Map, Object, RingBuffer
 from tools.benchlib.machine import save
 from tools.benchlib.work import Work, make_files
@@ -75,7 +75,7 @@ def _audit() -> Iterator[Opened]:
     before = {each["id"] for each in _listed("prog", "show")}
     source = next(source for source in SOURCES if source.name == "lsm")
     variant = source.variants[0]
-    programs = [*family_programs(), *source.programs(variant), source.walker(variant)]
+    programs = source.all(variant)
     slots = {program.name: program.slots for program in programs}
     with Audit(source="lsm") as audit:
         infos = {}

@@ -6,9 +6,9 @@ Every program ends in one place, `Probe.finish`, which counts the run and return
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R6, R7, Asm, Register, View, u32, u64
+from pylsm.asm import R0, R1, R2, R6, R7, R8, Asm, Label, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
-from pylsm.audit.maps import COUNTS, TRACED
+from pylsm.audit.maps import COUNTS, MARKS, TRACED, UNMARKED
 from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
 from pylsm.btf import declare
 from pylsm.light import TYPE_CHECKING
@@ -16,7 +16,7 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["KERNEL", "Probe", "count", "field_of"]
+__all__ = ["KERNEL", "Probe", "count", "field_of", "find_traced", "leave_unmarked"]
 
 #: The shapes of the kernel's types that the probe relies on; offsets are those of the running kernel (CO-RE).
 KERNEL: Final = declare(
@@ -58,6 +58,7 @@ KERNEL: Final = declare(
         "thread_info": {"status": "unsigned int", "flags": "unsigned long"},  # of x86 and of arm64
         "task_struct": {
             "thread_info": "struct thread_info",
+            "pid": "int",
             "tgid": "int",
             "group_leader": "struct task_struct *",
             "start_time": "u64",
@@ -66,6 +67,7 @@ KERNEL: Final = declare(
             "files": "struct files_struct *",
             "fs": "struct fs_struct *",
             "nsproxy": "struct nsproxy *",
+            "bpf_storage": "struct bpf_local_storage *",
         },
         "atomic": {"counter": "int"},
         "signal_struct": {"live": "struct atomic"},
@@ -100,12 +102,16 @@ class Probe:
         verdict: the index of the argument that holds the verdict so far, or None where there is none to return.
         typed_task: the kernel has the helper get_current_task_btf (5.11), whose fields can be loaded directly.
         tgid: where to keep the current tgid, a TGID on the stack; by default a slot of its own.
+        marks: traced processes carry a mark (`pylsm.audit.maps.MARKS`); needs typed_task, and task storage (5.12).
     """
 
-    def __init__(self, a: Asm, verdict: int | None, *, typed_task: bool = True, tgid: View | None = None) -> None:
+    def __init__(
+        self, a: Asm, verdict: int | None, *, typed_task: bool = True, tgid: View | None = None, marks: bool = False
+    ) -> None:
         self.a = a
         self._verdict = verdict
         self._typed_task = typed_task
+        self._marks = marks
         self._count = a.label("count")
         # In a slot and not in a register, so that the verifier follows what all runs end with only once.
         self._slot = a.stack(4, "counter")
@@ -114,15 +120,23 @@ class Probe:
         a.mov(R6, R1)
 
     def require_traced(self) -> None:
-        """Leave unless the current process is of a traced family; r7 = pid_tgid, and the stack's tgid is set."""
+        """Leave unless the current process is of a traced family; r7 = pid_tgid, and the stack's tgid is set.
+
+        Clobbers r0-r5 and r8.
+        """
         a = self.a
+        a.st(self._counter, COUNTERS.fields.index("untraced"))
+        if self._marks:
+            leave_unmarked(a, self._count)
         a.call("get_current_pid_tgid")
         a.mov(R7, R0)
         a.rsh(R0, 32)
         a.stx(self.tgid.tgid, R0)
-        a.call("map_lookup_elem", TRACED, self.tgid)
-        a.st(self._counter, COUNTERS.fields.index("untraced"))
-        a.jeq(R0, 0, self._count)
+        if self._marks:
+            find_traced(a, R8, self.tgid, self._count)
+        else:
+            a.call("map_lookup_elem", TRACED, self.tgid)
+            a.jeq(R0, 0, self._count)
 
     def leave(self, counter: str) -> None:
         """Count the run as ``counter`` (a field of COUNTERS) and end."""
@@ -179,6 +193,38 @@ class Probe:
         else:
             a.ldx(R0, u64[R6 + 8 * self._verdict])
         a.exit_()
+
+
+def leave_unmarked(a: Asm, out: Label) -> None:
+    """Go to ``out`` if the current process is certainly not traced; r8 = its leader, typed; clobbers r0-r5.
+
+    What is not traced has no storage at all on most machines: a load tells, and no map is searched.
+    """
+    marked = a.label("may be marked")
+    a.call("get_current_task_btf")
+    leader = a.load(R8, a.typed(R0, "task_struct").group_leader)
+    assert leader is not None
+    a.load(R1, leader.bpf_storage)
+    a.jne(R1, 0, marked)
+    a.ld_map_value(R2, UNMARKED)
+    a.ldx(R1, u32[R2])
+    a.jeq(R1, 0, out)
+    a.bind(marked)
+
+
+def find_traced(a: Asm, leader: Register, tgid: View, out: Label) -> None:
+    """r0 = the address of a process's tag, found by the mark of its leader or else by number; goes to ``out`` if it is
+    not traced.
+
+    No mark: somebody else's storage, a mark that could not be made, or one that another program of this CPU is just
+    looking for (before 6.2 the kernel then finds none).
+    """
+    traced = a.label("traced")
+    a.call("task_storage_get", MARKS, leader, 0, 0)
+    a.jne(R0, 0, traced)
+    a.call("map_lookup_elem", TRACED, tgid)
+    a.jeq(R0, 0, out)
+    a.bind(traced)
 
 
 def count(a: Asm, counter: str) -> None:

@@ -1,39 +1,81 @@
-"""The traced family, kept in the kernel: children join before they run, processes leave with their last thread."""
+"""The traced family, kept in the kernel: children join before they run, processes leave with their last thread.
+
+Each traced process stands in the map of numbers (`maps.TRACED`), which user space reads and others may share. Where the
+kernel has task storage its leader carries a mark as well (`maps.MARKS`), which costs the untraced nothing to look for.
+"""
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R6, R8, R9, Asm, Program, u32, u64
-from pylsm.audit.maps import TRACED
-from pylsm.audit.programs.common import KERNEL, count
-from pylsm.audit.records import TGID
+from pylsm.asm import R0, R1, R2, R6, R7, R8, R9, Asm, Program, View, u32, u64
+from pylsm.audit.maps import MARKS, TRACED, UNMARKED
+from pylsm.audit.programs.common import KERNEL, count, find_traced, leave_unmarked
+from pylsm.audit.records import MEMBER, TGID
 
-__all__ = ["sched_process_exit", "sched_process_fork"]
+__all__ = ["sched_process_exec", "sched_process_exit", "sched_process_fork"]
+
+_CREATE = 1  # BPF_LOCAL_STORAGE_GET_F_CREATE, include/uapi/linux/bpf.h
 
 
-def sched_process_fork() -> Program:
+def sched_process_fork(*, marks: bool = True) -> Program:
     """``sched_process_fork(parent, child)``: runs in the parent before the child is woken, for threads too.
 
     The child of a traced process gets its parent's tag, whether or not it ever execs.
+
+    Args:
+        marks: see `Probe`.
     """
-    a = Asm("raw_tp/sched_process_fork", types=KERNEL)
+    a = Asm("tp_btf/sched_process_fork" if marks else "raw_tp/sched_process_fork", types=KERNEL)
     key, value, word = a.stack(TGID, "tgid"), a.stack(4, "tag"), a.stack(8, "word")
     out = a.label("out")
-    a.mov(R6, R1)
+    a.ldx(R9, u64[R1 + 8])
+    if marks:
+        leave_unmarked(a, out)
     a.call("get_current_pid_tgid")
     a.rsh(R0, 32)
     a.stx(key.tgid, R0)
-    a.mov(R8, R0)
-    a.call("map_lookup_elem", TRACED, key)
-    a.jeq(R0, 0, out)
+    a.mov(R7, R0)
+    if marks:
+        find_traced(a, R8, key, out)
+    else:
+        a.call("map_lookup_elem", TRACED, key)
+        a.jeq(R0, 0, out)
     a.ldx(R1, u32[R0])
     a.stx(u32[value], R1)
-    a.ldx(R9, u64[R6 + 8])
-    a.probe_load(R1, a.typed(R9, "task_struct").tgid, word)
-    a.jeq(R1, R8, out)  # a thread
+    child = a.typed(R9, "task_struct")
+    if marks:
+        a.load(R1, child.tgid)
+    else:
+        a.probe_load(R1, child.tgid, word)
+    a.jeq(R1, R7, out)  # a thread
     a.stx(key.tgid, R1)
     a.call("map_update_elem", TRACED, key, value, 0)
     with a.if_(R0, "!=", 0):
         count(a, "family_full")
+    if marks:
+        _mark(a, value)
+    a.bind(out)
+    a.mov(R0, 0)
+    a.exit_()
+    return a.build()
+
+
+def sched_process_exec() -> Program:
+    """``sched_process_exec(task, old_pid, bprm)``: a thread that execs becomes the leader; the marked one is gone."""
+    a = Asm("tp_btf/sched_process_exec", types=KERNEL)
+    key, value = a.stack(TGID, "tgid"), a.stack(4, "tag")
+    out = a.label("out")
+    a.ldx(R9, u64[R1])
+    a.ldx(R2, u64[R1 + 8])
+    task = a.typed(R9, "task_struct")
+    a.load(R1, task.pid)
+    a.jump32(R1, "==", R2, out)  # it was the leader before
+    a.load(R1, task.tgid)
+    a.stx(key.tgid, R1)
+    a.call("map_lookup_elem", TRACED, key)
+    a.jeq(R0, 0, out)
+    a.ldx(R1, u32[R0])
+    a.stx(u32[value], R1)
+    _mark(a, value)
     a.bind(out)
     a.mov(R0, 0)
     a.exit_()
@@ -58,3 +100,16 @@ def sched_process_exit() -> Program:
     a.mov(R0, 0)
     a.exit_()
     return a.build()
+
+
+def _mark(a: Asm, tag: View) -> None:
+    """Mark the task in r9, unless all are searched by number; if it cannot be marked, they are from now on."""
+    a.ld_map_value(R6, UNMARKED)
+    a.ldx(R1, u32[R6])
+    with a.if_(R1, "==", 0):
+        a.call("task_storage_get", MARKS, R9, 0, _CREATE)
+        with a.if_(R0, "==", 0):
+            a.st(u32[R6], 1)
+        with a.else_():
+            a.ldx(R1, u32[tag])
+            a.stx(a.view(R0, MEMBER).tag, R1)

@@ -53,13 +53,15 @@ def file_open(
     Args:
         path: one of PATHS; the verifier takes "d_path" in the LSM hook from 6.1 on, in fentry always, in kprobes never.
         hook: how the program is entered.
-        typed_task: the kernel has the helper get_current_task_btf (5.11).
+        typed_task: the kernel has the helper get_current_task_btf (5.11), and task storage for all programs (5.12).
         atomics: the kernel has fetching atomics (5.12).
         arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
     """
     a = hook.asm("file_open")
     key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
-    probe = Probe(a, verdict=1 if hook.verdict else None, typed_task=typed_task, tgid=tgid_of(a, key))
+    verdict = 1 if hook.verdict else None
+    marks = hook.typed and typed_task
+    probe = Probe(a, verdict, typed_task=typed_task, tgid=tgid_of(a, key), marks=marks)
     probe.require_traced()
     hook.argument(a, R9, 0, arch)
     file = a.typed(R9, "file")

@@ -19,15 +19,17 @@ _SIN6_LEN_RFC2133 = 24
 READ = _SIN6_LEN_RFC2133
 
 
-def socket_connect(hook: Hook = LSM, *, arch: Architecture | None = None) -> Program:
+def socket_connect(hook: Hook = LSM, *, typed_task: bool = True, arch: Architecture | None = None) -> Program:
     """Every attempt is recorded, whatever becomes of it: the hook runs before the protocol looks at the address.
 
     Args:
         hook: how the program is entered.
+        typed_task: see `file_open`.
         arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
     """
     a = hook.asm("socket_connect")
-    probe = Probe(a, verdict=3 if hook.verdict else None)
+    marks = hook.typed and typed_task
+    probe = Probe(a, verdict=3 if hook.verdict else None, typed_task=typed_task, marks=marks)
     probe.require_traced()
     address = a.stack(READ, "address")
     hook.argument(a, R9, 2, arch)  # addrlen

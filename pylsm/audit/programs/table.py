@@ -37,6 +37,6 @@ def _open(hook: Hook, variant: Variant) -> Program:
 
 
 ROWS: Final = (
-    Row("connect", "socket_connect", lambda hook, _: socket_connect(hook)),
+    Row("connect", "socket_connect", lambda hook, variant: socket_connect(hook, typed_task=variant.typed_task)),
     Row("open", "file_open", _open),
 )

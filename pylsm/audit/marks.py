@@ -1,0 +1,67 @@
+"""The marks of traced processes (`maps.MARKS`), as user space sets them: by a pidfd of the process."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Mapping
+from errno import ENOENT, ESRCH
+
+from pylsm.audit import maps
+from pylsm.audit.targets import in_initial_pid_namespace
+from pylsm.loader import BpfError, Map
+
+__all__ = ["Marks"]
+
+
+class Marks:
+    """Sets and clears the mark of a process.
+
+    Where marks cannot be relied on, all processes are searched by number instead: for a family that others add to, and
+    inside a pid namespace, where a tgid of the initial one opens no pidfd.
+
+    Args:
+        found: the maps of the loaded programs; those of kernels without task storage have none for marks.
+        owned: nobody else adds to the map of traced processes.
+    """
+
+    def __init__(self, found: Mapping[str, Map], *, owned: bool) -> None:
+        self._storage = found.get(maps.MARKS.name)
+        self._unmarked = found.get(maps.UNMARKED.name)
+        if not owned or not in_initial_pid_namespace():
+            self._give_up()
+
+    @property
+    def used(self) -> bool:
+        """Processes are found by their marks."""
+        return self._storage is not None
+
+    def set(self, tgid: int, tag: bytes) -> None:
+        """Mark a process; one that has ended is passed over."""
+        self._with_pidfd(tgid, lambda storage, key: storage.update(key, tag.ljust(storage.value_size, b"\0")))
+
+    def clear(self, tgid: int) -> None:
+        """Take the mark of a process, if it lives and has one."""
+        self._with_pidfd(tgid, lambda storage, key: storage.delete(key))
+
+    def _with_pidfd(self, tgid: int, act: Callable[[Map, bytes], object]) -> None:
+        if self._storage is None:
+            return
+        try:
+            pidfd = os.pidfd_open(tgid)
+        except OSError as error:
+            if error.errno != ESRCH:
+                self._give_up()
+            return
+        try:
+            act(self._storage, struct.pack("=i", pidfd))
+        except BpfError as error:
+            if error.errno not in (ENOENT, ESRCH):
+                self._give_up()
+        finally:
+            os.close(pidfd)
+
+    def _give_up(self) -> None:
+        self._storage = None
+        if self._unmarked is not None:
+            self._unmarked.update(bytes(4), struct.pack("=I", 1))
