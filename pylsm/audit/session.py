@@ -20,11 +20,11 @@ from pylsm.audit.marks import Marks
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.proof import require_observe_only
 from pylsm.audit.records import COUNTERS
-from pylsm.audit.sources import SOURCES, Plan, Source
+from pylsm.audit.sources import LACKING, SOURCES, Plan, Source
 from pylsm.audit.targets import NoSuchProcess, descendants, lives
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
-from pylsm.loader import BpfError, Map, Object, RingBuffer, VerifierError
+from pylsm.loader import BpfError, Map, Object, RingBuffer
 from pylsm.loader.rcu import synchronize
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Audit:
             plan = Plan(source.name, variant)
             try:
                 opened = self._load(plan)
-            except VerifierError:
+            except LACKING:
                 # Older kernels take less; the error of the last, least demanding variant is the one to show.
                 if variant is source.variants[-1]:
                     raise

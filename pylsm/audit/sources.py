@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pylsm.light import TYPE_CHECKING, NamedTuple
+from pylsm.loader import BpfError, ResolveError, VerifierError
 
 if TYPE_CHECKING:
     from typing import Final
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from pylsm.asm import Program
     from pylsm.audit.programs.hooks import Hook
 
-__all__ = ["SOURCES", "Plan", "Source", "Variant"]
+__all__ = ["LACKING", "SOURCES", "Plan", "Source", "Variant"]
+
+#: What loading raises on a kernel that lacks something: a helper, an instruction, a map type, a field, a tracepoint.
+LACKING: Final = (VerifierError, BpfError, ResolveError)
 
 
 class Variant(NamedTuple):

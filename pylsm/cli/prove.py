@@ -62,14 +62,15 @@ def prove(as_json: bool) -> int:
 def _load(source: Source) -> tuple[Variant, Object]:
     """The first variant of a source that loads here, proved as sent."""
     from pylsm.audit.proof import require_observe_only
-    from pylsm.loader import Object, VerifierError
+    from pylsm.audit.sources import LACKING
+    from pylsm.loader import Object
 
     for variant in source.variants:
         programs = source.all(variant)
         require_observe_only(programs)
         try:
             return variant, Object(programs)
-        except VerifierError:
+        except LACKING:
             if variant is source.variants[-1]:
                 raise
     raise AssertionError("a source without variants")
