@@ -9,7 +9,7 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["COUNTS", "MARKS", "RING", "SCRATCHES", "SEEN", "TRACED", "UNMARKED", "WALKERS"]
+__all__ = ["COUNTS", "MARKED", "MARKS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS"]
 
 _NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, include/uapi/linux/bpf.h: a storage map has to have it
 
@@ -18,9 +18,9 @@ TRACED: Final = MapSpec("traced_processes", MapType.HASH, key=TGID, value=4, max
 #: Marks the leaders of traced processes, in storage of their tasks: where there is none, one load tells that a process
 #: is not traced, and the map of numbers need not be searched.
 MARKS: Final = MapSpec("pylsm_marks", MapType.TASK_STORAGE, key=4, value=MEMBER, max_entries=0, flags=_NO_PREALLOC)
-#: Not 0: there are traced processes without a mark, so that each process has to be searched by its number. For families
-#: that others add to, and where a mark could not be made.
-UNMARKED: Final = MapSpec("pylsm_unmarked", MapType.ARRAY, key=4, value=4, max_entries=1)
+#: Not 0: every traced process carries a mark. Otherwise each process has to be searched by its number: for families
+#: that others add to, where a mark could not be made, and where others load the programs (0 is what they start with).
+MARKED: Final = MapSpec("pylsm_marked", MapType.ARRAY, key=4, value=4, max_entries=1)
 RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
 #: Opens already recorded; the least recently used one makes room.
 SEEN: Final = MapSpec("pylsm_seen", MapType.LRU_HASH, key=SEEN_KEY, value=4, max_entries=65_536)

@@ -23,13 +23,17 @@ class Marks:
     Args:
         found: the maps of the loaded programs; those of kernels without task storage have none for marks.
         owned: nobody else adds to the map of traced processes.
+        adopted: the maps carry an audit that goes on; it stays as it is.
     """
 
-    def __init__(self, found: Mapping[str, Map], *, owned: bool) -> None:
+    def __init__(self, found: Mapping[str, Map], *, owned: bool, adopted: bool = False) -> None:
         self._storage = found.get(maps.MARKS.name)
-        self._unmarked = found.get(maps.UNMARKED.name)
+        self._marked = found.get(maps.MARKED.name)
+        if adopted and self._marked is not None:
+            owned = any(self._marked.lookup(bytes(4)) or b"")
         if not owned or not in_initial_pid_namespace():
-            self._give_up()
+            self._storage = None
+        self._set_marked(self._storage is not None)
 
     @property
     def used(self) -> bool:
@@ -63,5 +67,8 @@ class Marks:
 
     def _give_up(self) -> None:
         self._storage = None
-        if self._unmarked is not None:
-            self._unmarked.update(bytes(4), struct.pack("=I", 1))
+        self._set_marked(False)
+
+    def _set_marked(self, marked: bool) -> None:
+        if self._marked is not None:
+            self._marked.update(bytes(4), struct.pack("=I", marked))

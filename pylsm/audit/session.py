@@ -240,7 +240,7 @@ class Audit:
             programs = [*plan.programs(), plan.walker()]
             require_observe_only(programs, self._btf)
             loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **shared})
-            self._marks = Marks(loaded.maps, owned=self._owns_family)
+            self._marks = Marks(loaded.maps, owned=self._owns_family, adopted=self._pinned.state is not None)
             self._set_walker(loaded, loaded, programs[-1].name)
             return loaded
         loaded = Object(self._image(plan, "hooks", plan.programs), reuse=shared)

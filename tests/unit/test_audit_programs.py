@@ -107,14 +107,14 @@ def test_hooks_and_maps() -> None:
     assert {spec.name for spec in socket_connect().maps} == {
         "traced_processes",
         "pylsm_marks",
-        "pylsm_unmarked",
+        "pylsm_marked",
         "pylsm_ring",
         "pylsm_counts",
     }
     assert {spec.name for spec in file_open().maps} == {
         "traced_processes",
         "pylsm_marks",
-        "pylsm_unmarked",
+        "pylsm_marked",
         "pylsm_ring",
         "pylsm_counts",
         "pylsm_seen",

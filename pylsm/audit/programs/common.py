@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pylsm.asm import R0, R1, R2, R6, R7, R8, Asm, Label, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
-from pylsm.audit.maps import COUNTS, MARKS, TRACED, UNMARKED
+from pylsm.audit.maps import COUNTS, MARKED, MARKS, TRACED
 from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
 from pylsm.btf import declare
 from pylsm.light import TYPE_CHECKING
@@ -206,9 +206,9 @@ def leave_unmarked(a: Asm, out: Label) -> None:
     assert leader is not None
     a.load(R1, leader.bpf_storage)
     a.jne(R1, 0, marked)
-    a.ld_map_value(R2, UNMARKED)
+    a.ld_map_value(R2, MARKED)
     a.ldx(R1, u32[R2])
-    a.jeq(R1, 0, out)
+    a.jne(R1, 0, out)
     a.bind(marked)
 
 
