@@ -15,7 +15,7 @@ from pylsm.audit.programs.socket_connect import socket_connect
 from pylsm.audit.programs.task_iter import pid_table
 
 # RFC 9669: opcodes, and instruction classes (the low three bits)
-CALL, EXIT, JEQ_IMM = 0x85, 0x95, 0x15
+CALL, EXIT, JNE_IMM = 0x85, 0x95, 0x55
 LDX_DW, MOV_IMM, MOV_REGISTER = 0x79, 0xB7, 0xBF
 WRITE_A_REGISTER = (0, 1, 4, 7)  # LD, LDX, ALU, ALU64
 JUMPS = (5, 6)
@@ -44,15 +44,12 @@ def test_budget(name: str) -> None:
 
 
 def test_an_untraced_process_leaves_without_a_lookup() -> None:
-    """The way to the first conditional jump is what every process on the machine pays."""
+    """The way to the second conditional jump is what every process on the machine pays: no storage, all marked."""
     for program in (socket_connect(), file_open()):
-        calls = []
-        for instruction in program.instructions:
-            if instruction.opcode == JEQ_IMM:
-                break
-            if instruction.opcode == CALL:
-                calls.append(instruction.imm)
-        assert calls == [158]  # get_current_task_btf: its leader has no storage
+        jumps = [i for i, instruction in enumerate(program.instructions) if instruction.opcode == JNE_IMM]
+        way = program.instructions[: jumps[1]]
+        assert [instruction.imm for instruction in way if instruction.opcode == CALL] == [158]  # get_current_task_btf
+        assert len(way) == 8
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ RING = MapSpec("ring", MapType.RINGBUF, max_entries=1 << 20)
 SETTINGS = MapSpec("settings", MapType.ARRAY, key=4, value=16, max_entries=1)
 
 
+_MMAPABLE = 1 << 10  # BPF_F_MMAPABLE, which libbpf gives data sections
+
+
 def kernel_like() -> Btf:
     """Types of a made-up kernel: everything is elsewhere than where the declarations of pylsm put it."""
     shapes: dict[str, dict[str, str]] = {}
@@ -71,7 +74,7 @@ def test_the_shipped_programs_come_back(source: object) -> None:
                     spec.key_size,
                     spec.value_size,
                     spec.max_entries,
-                    spec.flags,
+                    spec.flags | (_MMAPABLE if spec == MARKED else 0),
                 )
                 if isinstance(spec.value, Record):
                     assert mine.value is not None
