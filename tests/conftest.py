@@ -9,7 +9,7 @@ import pytest
 
 pytest.register_assert_rewrite("cases")
 
-from cases.lab import Lab  # noqa: E402
+from cases.lab import BACKENDS, Lab  # noqa: E402
 
 from pylsm.audit.session import Audit  # noqa: E402
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def source() -> str:
     """The source of events under test: the best that this kernel is known to have."""
-    return "lsm" if IN_VM else "raw_tracepoint"
+    return BACKENDS[0] if IN_VM else "raw_tracepoint"
 
 
 @pytest.fixture(scope="session")

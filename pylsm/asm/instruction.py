@@ -28,6 +28,7 @@ class Instruction:
     """
 
     __slots__ = ("dst", "imm", "line", "off", "opcode", "reference", "src")
+    _last = 10
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Instruction:
             raise RangeError(f"offset {off} does not fit 16 signed bits", line=line)
         if not -0x80000000 <= imm <= 0x7FFFFFFF and (opcode != op.LDDW or not op.S64_MIN <= imm <= op.U64_MAX):
             raise RangeError(f"immediate {imm:#x} does not fit {64 if opcode == op.LDDW else 32} bits", line=line)
-        if dst > 10 or src > 10 or dst < 0 or src < 0:
+        if dst > self._last or src > self._last or dst < 0 or src < 0:
             raise RegisterError(f"r{dst if not 0 <= dst <= 10 else src} is not a register (r0-r10)", line=line)
         self.opcode = opcode
         self.dst = dst
@@ -67,7 +68,7 @@ class Instruction:
         opcode: int | None = None,
     ) -> Instruction:
         """A copy with other field values and no reference: what a resolver returns."""
-        return Instruction(
+        return type(self)(
             self.opcode if opcode is None else opcode,
             self.dst,
             self.src if src is None else src,
@@ -117,8 +118,20 @@ def encode(instructions: Iterable[Instruction], byteorder: str = "little") -> by
     return b"".join(out)
 
 
-def decode(data: bytes, byteorder: str = "little") -> Iterator[Instruction]:
+class Rewritten(Instruction):
+    """An instruction as the kernel gives it back: its rewriting has a register for itself, r11 (BPF_REG_AX)."""
+
+    __slots__ = ()
+    _last = 11
+
+
+def decode(data: bytes, byteorder: str = "little", kind: type[Instruction] = Instruction) -> Iterator[Instruction]:
     """Bytes → instructions, the inverse of `encode`.
+
+    Args:
+        data: whole slots.
+        byteorder: "little" or "big".
+        kind: `Rewritten` for what a kernel gives back.
 
     Raises:
         OperandError: the length is no multiple of 8, or a ``lddw`` has no well-formed second half.
@@ -137,4 +150,4 @@ def decode(data: bytes, byteorder: str = "little") -> Iterator[Instruction]:
             if second is None or second[:3] != (0, 0, 0):
                 raise OperandError(f"lddw in slot {index} has no second half")
             imm = imm & 0xFFFFFFFF | (second[3] & 0xFFFFFFFF) << 32
-        yield Instruction(opcode, dst, src, off, imm)
+        yield kind(opcode, dst, src, off, imm)

@@ -309,7 +309,7 @@ class _Prover:
     def proof(self, why: str) -> Proof:
         if not self._instructions:
             raise NotProved("it has no instructions", program=self._code.name)
-        regs: list[_Value] = [_ANY] * 11
+        regs: list[_Value] = [_ANY] * 12  # r11: the kernel's own, in what it gives back
         regs[1] = ("context", 0)
         regs[10] = ("stack", (0, 512))
         self._walk(0, _State(regs, {}, False), 0)
@@ -786,7 +786,7 @@ class _Prover:
         """The state after a call to a function of the program, or None when it never returns."""
         if frame + 1 >= _MAX_DEPTH:
             raise self._fail(index, f"calls nest deeper than {_MAX_DEPTH}")
-        regs: list[_Value] = [_ANY] * 11
+        regs: list[_Value] = [_ANY] * 12
         regs[1:6] = arguments
         regs[10] = ("stack", (frame + 1, 512))
         after = self._walk(start, _State(regs, dict(state.stack), state.zero), frame + 1)

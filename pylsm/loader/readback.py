@@ -8,7 +8,9 @@ are gone. Nothing is compared: `pylsm.asm.verify` proves those instructions by t
 - helpers: the called address (``__bpf_call_base`` + immediate) by its name in /proc/kallsyms. A map operation is
   called by the function that implements it ("htab_lru_map_update_elem");
 - the instructions that stand for lookups: arrays' values behind the map's own address, per-CPU values through the
-  CPU's offset.
+  CPU's offset;
+- the kernel's guards around loads through pointers that it does not trust (from 6.11, but not on x86), which use a
+  register of its own, r11.
 
 `tags` ties what was sent to what the kernel has: the kernel keeps a hash of the instructions it was given.
 
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING
 from pylsm.asm import MapSpec, MapType, decode, encode
 from pylsm.asm import opcodes as op
 from pylsm.asm.effects import Effect, helper_effect
-from pylsm.asm.instruction import Instruction
+from pylsm.asm.instruction import Instruction, Rewritten
 from pylsm.asm.verify import Code, prove
 from pylsm.loader.errors import ResolveError
 from pylsm.loader.maps import Map
@@ -68,7 +70,7 @@ def prove_loaded(
             f"{program.label}: the kernel does not show its instructions",
             hint="be root with CAP_PERFMON (CAP_SYS_ADMIN before 5.8) and kernel.kptr_restrict below 2",
         )
-    instructions = tuple(decode(data, sys.byteorder))
+    instructions = tuple(decode(data, sys.byteorder, Rewritten))
     specs: dict[int, MapSpec] = {}
     for id in info.map_ids:
         with Map.from_id(id) as map_:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.session import Audit, Counts
+from pylsm.loader.memlock import kernel_release
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -24,6 +25,11 @@ else:  # include/uapi/asm-generic/unistd.h; it has neither open nor creat
     CONNECT, EXIT, OPENAT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT = 203, 93, 56, 264, 265
     OPEN = CREAT = -1
 OPENAT2 = 437
+
+#: BPF trampolines, which LSM and fentry programs are called by: on arm64 from 6.4 on.
+TRAMPOLINES = X86_64 or kernel_release() >= (6, 4)
+#: The backends that a kernel of tools/vm is known to have, best first.
+BACKENDS = ("lsm", "fentry", "kprobe", "raw_tracepoint") if TRAMPOLINES else ("kprobe", "raw_tracepoint")
 AT_FDCWD = -100
 
 CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cases.cli import PYLSM
+from cases.lab import BACKENDS
 
 from pylsm.loader.memlock import kernel_release
 
@@ -33,7 +34,7 @@ def with_capabilities(wanted: str, directory: Path, *arguments: str) -> subproce
     return subprocess.run([*user, *PYLSM, *arguments], capture_output=True, text=True, cwd=directory, timeout=120)
 
 
-@pytest.mark.parametrize("backend", ["lsm", "fentry", "kprobe", "raw_tracepoint"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_each_backend_with_as_little_as_it_needs(backend: str, directory: Path) -> None:
     paranoid = Path("/proc/sys/kernel/perf_event_paranoid")
     before = paranoid.read_text()

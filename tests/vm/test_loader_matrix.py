@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cases.lab import X86_64
 
 from pylsm.asm import MapType
 from pylsm.loader import features
@@ -11,15 +12,17 @@ from pylsm.loader.memlock import kernel_release
 
 pytestmark = pytest.mark.vm
 
+#: The first kernel with BPF trampolines.
+TRAMPOLINE = (5, 10) if X86_64 else (6, 4)
 #: Question → the first kernel of 5.10, 6.1, 6.12, 6.18 and 7.3 that says yes.
 SINCE = {
-    "lsm": (lambda: features.attach("lsm"), (5, 10)),
-    "fentry": (lambda: features.attach("fentry"), (5, 10)),
+    "lsm": (lambda: features.attach("lsm"), TRAMPOLINE),
+    "fentry": (lambda: features.attach("fentry"), TRAMPOLINE),
     "tp_btf": (lambda: features.attach("tp_btf"), (5, 10)),
     "kprobe": (lambda: features.attach("kprobe"), (5, 10)),
     "tracepoint": (lambda: features.attach("tracepoint"), (5, 10)),
     "iter": (lambda: features.attach("iter"), (5, 10)),
-    "sleepable file_open": (lambda: features.attach("lsm.s"), (6, 1)),
+    "sleepable file_open": (lambda: features.attach("lsm.s"), max(TRAMPOLINE, (6, 1))),
     "syscall programs": (lambda: features.program("syscall"), (6, 1)),
     "ring buffer": (lambda: features.map_type(MapType.RINGBUF), (5, 10)),
     "task storage": (lambda: features.map_type(MapType.TASK_STORAGE), (6, 1)),

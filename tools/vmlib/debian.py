@@ -46,7 +46,7 @@ def apt(arch: Arch, tool: str, *arguments: str, directory: Path | None = None) -
 
 
 def unpack(archives: list[Path], tree: Path) -> None:
-    """Lay packages out, with /bin, /lib and /sbin in /usr as Debian has them."""
+    """Lay packages out in one tree."""
     for package in sorted(archives):
         run(["dpkg-deb", "-x", str(package), str(tree)])
 

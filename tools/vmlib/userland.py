@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -38,10 +39,11 @@ def tree(arch: Arch) -> Path:
             debian.apt(arch, "apt-get", *install)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
                 made = Path(scratch) / "tree"
-                for name in ("bin", "lib", "sbin"):  # as Debian's installer makes them
-                    (made / "usr" / name).mkdir(parents=True)
-                    (made / name).symlink_to(f"usr/{name}")
                 debian.unpack(list(archives.glob("*.deb")), made)
+                for name in ("bin", "lib", "sbin"):  # in /usr, as Debian's installer makes them
+                    shutil.copytree(made / name, made / "usr" / name, symlinks=True, dirs_exist_ok=True)
+                    shutil.rmtree(made / name)
+                    (made / name).symlink_to(f"usr/{name}")
                 made.rename(target)
             debian.apt(arch, "apt-get", "clean")
     return target
