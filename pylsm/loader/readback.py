@@ -42,6 +42,8 @@ _KALLSYMS = "/proc/kallsyms"
 _BASE = "__bpf_call_base"
 #: The kernel shows this call by the helper's number, having replaced it by an instruction of its own.
 _TAIL_CALL = 12
+#: Helpers that some machines' compilers make instructions of (arm64, riscv): shown by their number as well.
+_INLINED = {8: "get_smp_processor_id", 35: "get_current_task", 158: "get_current_task_btf"}
 #: Map operations by the function that implements them: "__htab_map_lookup_elem", "percpu_array_map_lookup_elem".
 _MAP_OPERATION = re.compile(r"_*(?:bpf_)?(?:[a-z0-9]+_)*map_(lookup|update|delete|push|pop|peek)_elem\Z")
 #: Variants of a helper for some kinds of program do the same ("bpf_get_stackid_raw_tp").
@@ -92,6 +94,8 @@ def prove_loaded(
         if i.src != op.CALL_HELPER:
             return f"kernel function {i.imm}", None
         found = names.get(i.imm, [])
+        if not found and i.imm in _INLINED:
+            return _INLINED[i.imm], helper_effect(_INLINED[i.imm])
         for name in found:
             helper = _helper(name)
             if helper is not None:

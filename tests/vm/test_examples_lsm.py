@@ -8,12 +8,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from cases.lab import TRAMPOLINES
 
 pytestmark = pytest.mark.vm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 
+@pytest.mark.skipif(not TRAMPOLINES, reason="this kernel calls no LSM programs")
 def test_lsm_opens(tmp_path: Path) -> None:
     import lsm_opens
 
