@@ -29,7 +29,8 @@ class Architecture(NamedTuple):
         compat: field of ``struct task_struct``, and the bits in it that tell a 32-bit system call, with other numbers.
         connect: number of connect(2).
         opens: numbers of the calls that open a file and return its descriptor, by name.
-        pages: sizes of a page that its kernels are built with, in bytes.
+
+    Pages are no property of a machine: an arm64 kernel has 4, 16 or 64 KiB, and is asked (sysconf).
     """
 
     machine: str
@@ -39,7 +40,6 @@ class Architecture(NamedTuple):
     compat: tuple[str, int]
     connect: int
     opens: Mapping[str, int]
-    pages: tuple[int, ...]
 
 
 _REGISTERS = tuple(f"regs[{number}]" for number in range(6))
@@ -53,7 +53,6 @@ ARCHITECTURES: Final = (
         ("thread_info.status", 1 << 1),  # TS_COMPAT: set while a 32-bit call runs
         42,
         {"open": 2, "creat": 85, "openat": 257, "open_by_handle_at": 304, "openat2": 437},
-        (4096,),
     ),
     Architecture(
         "aarch64",
@@ -63,7 +62,6 @@ ARCHITECTURES: Final = (
         ("thread_info.flags", 1 << 22),  # TIF_32BIT: the whole task is a 32-bit one
         203,
         {"openat": 56, "open_by_handle_at": 265, "openat2": 437},
-        (4096, 16384, 65536),
     ),
 )
 

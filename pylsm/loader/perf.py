@@ -158,12 +158,25 @@ def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
     if errno in (EPERM, EACCES):
         hint = _permission()
     elif errno in (ENOENT, EINVAL):
-        hint = (
-            "the kernel has no such function, or it may not be probed (/sys/kernel/tracing/available_filter_functions)"
-        )
+        near = _nearest(program.section.target.partition("+")[0] if program.section is not None else "")
+        hint = "kernel " + os.uname().release + " has no such function, or it may not be probed" + near
     raise BpfError(
         f"cannot attach {program.label} to {target}: perf_event_open: {errno_name(errno)}", errno=errno, hint=hint
     )
+
+
+def _nearest(function: str) -> str:
+    """Functions of this kernel with the same beginning, the most alike first, in words; "" when there is none."""
+    import difflib
+
+    beginning = function.partition("_")[0]
+    try:
+        with open("/proc/kallsyms", encoding="ascii", errors="replace") as file:
+            names = {line.split()[2] for line in file if f" {beginning}" in line}
+    except OSError:
+        return ""
+    near = [] if function in names else difflib.get_close_matches(function, names, 3)
+    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def _read(path: str) -> str:

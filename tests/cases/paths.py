@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -203,6 +204,28 @@ def test_files_that_are_in_no_tree(backend_lab: Lab, tmp_path: Path) -> None:
     links = [opened.link for opened in compare(backend_lab, opener, work)]
     for part in (b"pipe:[", b"net:[", b"/memfd:mem ", b"/#"):
         assert any(link.startswith(part) or part in link for link in links), part
+
+
+def test_sockets_opened_again(backend_lab: Lab) -> None:
+    """The kernel refuses that (ENXIO), but only after its security hooks; system calls that fail show no open."""
+
+    def work() -> list[bytes]:
+        links = []
+        kept = [*socket.socketpair(), socket.socket(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)]
+        for sock in kept:
+            name = b"/proc/self/fd/%d" % sock.fileno()
+            links.append(os.readlink(name))
+            with pytest.raises(OSError, match="No such device or address"):
+                os.open(name, os.O_RDWR)
+        return links
+
+    outcome = backend_lab.run(work)
+    assert all(link.startswith(b"socket:[") for link in outcome.result)
+    wanted = [] if backend_lab.audit.source.name == "raw_tracepoint" else outcome.result
+    seen = outcome.opens(b"socket:")
+    assert [e.path for e in seen] == wanted
+    assert [b"socket:[%d]" % e.inode for e in seen] == wanted
+    assert {(e.mode, e.unlinked) for e in seen} <= {("rw", False)}
 
 
 def test_one_open_on_overlayfs_is_one_event(backend_lab: Lab, tmp_path: Path) -> None:

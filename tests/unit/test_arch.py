@@ -6,6 +6,7 @@ import pytest
 
 from pylsm.asm import Program, decode
 from pylsm.asm.references import FieldRef
+from pylsm.audit import maps
 from pylsm.audit.arch import ARCHITECTURES, Architecture, native
 from pylsm.audit.programs import syscalls
 from pylsm.audit.programs.file_open import file_open, path_walker
@@ -64,6 +65,11 @@ def test_big_endian_code_is_the_same_program(arch: Architecture) -> None:
                 theirs.off,
                 theirs.imm,
             )
+
+
+def test_default_rings_fit_pages_of_every_size() -> None:
+    """A ring is a number of whole pages, of up to 64 KiB on arm64."""
+    assert maps.RING.max_entries % 65536 == 0
 
 
 def test_an_unknown_machine_is_named() -> None:

@@ -186,6 +186,17 @@ def test_a_series_that_is_gone_is_no_failure_of_the_machine(cache: Path) -> None
         kernels.find("4.19", ARM64)
 
 
+def test_its_exit_status_is_its_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["tools/vm", "--arch", "arm64", "--kernel", "6.16", "--", "true"])
+    assert cli.main() == cli.NO_KERNEL == 69
+
+    def unreachable(arch: arch.Arch) -> None:
+        raise MachineError("apt cannot read anything")
+
+    monkeypatch.setattr(debian, "update", unreachable)
+    assert cli.main() == cli.FAILED == 125
+
+
 def test_cached_kernel_needs_no_apt(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.fetch("6.1.0-9-cloud-amd64")
     monkeypatch.setattr(debian, "apt", lambda *arguments: pytest.fail("apt was asked"))

@@ -20,7 +20,8 @@ from cases.connects import connect, in4
 from cases.lab import BACKENDS, OPENAT, TRAMPOLINES, Lab, Worker, checked, forked, syscall, touch
 
 from pylsm.asm import R0, R1, R6, Asm, u64
-from pylsm.audit.session import Audit
+from pylsm.audit.programs.hooks import Hook
+from pylsm.audit.session import Audit, UnavailableError
 from pylsm.loader import LoadedProgram
 
 pytestmark = pytest.mark.vm
@@ -33,6 +34,20 @@ def test_auto_is_the_best_there_is() -> None:
         assert all("arm64 before 6.4" in error.hint for error in audit.refused.values())
         assert (*audit.refused, *BACKENDS) == ("lsm", "fentry", "kprobe", "raw_tracepoint")
     assert pylsm("check").returncode == (0 if TRAMPOLINES else 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:-1])
+def test_a_hook_that_is_not_there(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the kernel, the hook and the nearest one that there is."""
+    section = Hook.section
+    monkeypatch.setattr(Hook, "section", lambda hook, name: section(hook, name.replace("file_open", "file_opeen")))
+    with pytest.raises(UnavailableError) as caught:
+        Audit(source=backend)
+    error = caught.value.reasons[backend]
+    said = f"{error} {error.hint}"
+    assert os.uname().release in said
+    assert "file_opeen" in str(error)
+    assert "file_open" in error.hint.partition("nearest: ")[2]
 
 
 def test_the_fallback_works_here_too(tmp_path: Path) -> None:

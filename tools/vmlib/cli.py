@@ -14,6 +14,7 @@ from .machine import Machine
 
 __all__ = ["main", "parse"]
 
+NO_KERNEL = 69  # EX_UNAVAILABLE of sysexits.h
 FAILED = 125  # as env(1), docker and git bisect say "not the command's own status"
 
 EPILOG = """\
@@ -32,8 +33,8 @@ examples:
   tools/vm --icount -- tools/bench                 time counts instructions, so figures repeat
   tools/vm --fetch 5.10 6.1 6.12 6.18 7.3          download only
 
-exit status: the command's, 128+N if signal N ended it; 125 when the machine failed (no kernel, no boot,
-panic, timeout).
+exit status: the command's, 128+N if signal N ended it; 69 when Debian has no such kernel, or no longer; 125
+when the machine failed (no boot, panic, timeout, no network to fetch a kernel).
 """
 
 
@@ -132,7 +133,7 @@ def main() -> int:
         return _run(options)
     except MachineError as error:
         print(f"tools/vm: {error}", file=sys.stderr)
-        return FAILED
+        return NO_KERNEL if isinstance(error, kernels.NoKernel) else FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # our reader has gone: tools/vm … | head

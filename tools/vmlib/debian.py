@@ -94,6 +94,7 @@ def _configuration(arch: Arch) -> Path:
         'Acquire::Languages "none";\n'
         'APT::Sandbox::User "";\n'
         'Debug::NoLocking "1";\n'
+        'Acquire::Retries "3";\n'
         "#clear APT::Update::Post-Invoke;\n"
         "#clear APT::Update::Post-Invoke-Success;\n"
         "#clear DPkg::Post-Invoke;\n",
