@@ -35,7 +35,8 @@ def types_from_file(path: str) -> Btf:
     theirs, ours = _build_id_of_file(path), _running_build_id()
     if theirs and ours and theirs != ours:
         raise WrongKernel(
-            f"{path} has build id {theirs.hex()}, the running kernel {release} has {ours.hex()}",
+            f"{path}{_release_of_file(path)} has build id {theirs.hex()}, "
+            f"the running kernel {release} has {ours.hex()}",
             hint="give the vmlinux of this kernel (package linux-image-...-dbg)",
         )
     if os.path.exists(_OWN):
@@ -78,6 +79,16 @@ def _build_id_of_file(path: str) -> bytes | None:
             if found:
                 return found
     return None
+
+
+def _release_of_file(path: str) -> str:
+    """ " (Linux 6.1.0-56)" from the banner in a vmlinux; "" where there is none."""
+    import mmap
+    import re
+
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        banner = re.search(rb"Linux version ([\w.+~-]+) ", content)
+        return f" (Linux {banner[1].decode()})" if banner else ""
 
 
 def _running_build_id() -> bytes | None:
