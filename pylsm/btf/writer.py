@@ -380,6 +380,9 @@ class BtfWriter:
 
         Returns:
             What is to be added to an id there to have it here.
+
+        Raises:
+            BtfError: a damaged type; those before it were added.
         """
         from pylsm.btf.dedup import references
 
@@ -392,6 +395,10 @@ class BtfWriter:
             info = int(one.kind_flag) << 31 | one.kind << 24 | one.vlen
             words = [self.string(one.name), info, one._third, *body]
             for at in references(tuple(words)):
+                if words[at] > len(types):
+                    raise BtfError(
+                        f"type {id} refers to type {words[at]} of {len(types)}", source=types.name, section="type"
+                    )
                 if words[at]:
                     words[at] += shift
             self._records.append(tuple(words))

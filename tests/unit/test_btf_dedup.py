@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_btf_roundtrip import Step, steps, write
 
 from pylsm.btf import Btf, BtfError, BtfWriter, Kind
@@ -168,3 +171,27 @@ def test_what_is_not_complete_is_refused() -> None:
     writer.reserve()
     with pytest.raises(BtfError, match="was reserved and never added"):
         writer.dedup()
+
+
+@given(steps(), st.lists(st.tuples(st.integers(24, 4000), st.integers(0, 255)), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_damaged_types_are_refused_or_put_together(made: list[Step], changes: list[tuple[int, int]]) -> None:
+    once = BtfWriter()
+    write(once, made)
+    data = bytearray(once.encode())
+    for at, value in changes:
+        data[24 + (at - 24) % (len(data) - 24)] = value
+    writer = BtfWriter()
+    with suppress(BtfError):
+        types = Btf(bytes(data))
+        writer.append(types)
+        assert len(writer.dedup()) == len(types)
+
+
+def test_an_id_out_of_range_is_named() -> None:
+    once = BtfWriter()
+    once.ptr(0)
+    data = bytearray(once.encode())
+    data[24 + 8 : 24 + 12] = struct.pack("=I", 77)
+    with pytest.raises(BtfError, match="type 1 refers to type 77 of 1"):
+        BtfWriter().append(Btf(bytes(data)))

@@ -232,3 +232,37 @@ def test_any_damage(name: str, changes: list[tuple[int, int, int]]) -> None:
         everything(bytes(data))
     except ElfError as error:
         assert error.section, str(error)
+
+
+def test_program_arrays_with_damaged_entries() -> None:
+    """Every byte of the relocations that fill a program array, with every bit of it turned."""
+    from pylsm.asm import R0, Asm, MapSpec, MapType
+    from pylsm.loader.elf.writer import write_object
+
+    array = MapSpec("jumps", MapType.PROG_ARRAY, key=4, value=4, max_entries=2)
+    programs = []
+    for name in ("first", "second"):
+        a = Asm("raw_tp/sys_enter", name=name)
+        a.call("tail_call", None, array, 0)
+        a.mov(R0, 0)
+        a.exit_()
+        programs.append(a.build())
+    data = write_object(programs, slots={"jumps": ["first", "second"]})
+    opened = ObjectFile(data)
+    assert opened._slots == {"jumps": {0: "first", 1: "second"}}
+    section = opened._image.section(".rel.maps")
+    assert section is not None and section.size == 32
+    refused = 0
+    for at in range(section.offset, section.offset + section.size):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[at] ^= 1 << bit
+            try:
+                slots = ObjectFile(bytes(damaged))._slots
+            except ElfError as error:
+                assert ".rel.maps" in str(error) or ".maps" in str(error)
+                refused += 1
+            else:
+                # A relocation's type, or one program or place for another: nothing that does not exist.
+                assert all(n in (0, 1) and p in ("first", "second") for n, p in slots["jumps"].items())
+    assert refused > 100
