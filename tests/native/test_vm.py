@@ -85,3 +85,14 @@ def test_a_timeout_is_the_machines_failure() -> None:
     result = vm("--timeout", "1", "--", "true")
     assert result.returncode == 125
     assert b"timeout after 1 s" in result.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("qemu-system-aarch64") is None, reason="qemu-system-aarch64 is not installed: tools/test --all does it"
+)
+def test_another_architecture() -> None:
+    """Debian's Python, this project's distributions, this checkout; output and status as ever."""
+    inside = "import os, sys, construct, pytest, pylsm; print(os.uname().machine, pylsm.__file__); sys.exit(7)"
+    result = vm("--arch", "arm64", "--", "python3", "-c", inside)
+    assert result.returncode == 7, result.stderr
+    assert result.stdout.decode() == f"aarch64 {CHECKOUT}/pylsm/__init__.py\n"
