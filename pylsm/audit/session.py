@@ -197,6 +197,9 @@ class Audit:
             try:
                 opened = self._open(candidate)
             except PylsmError as error:
+                # Want of memory or descriptors says nothing about the source: no reason to see less through another.
+                if isinstance(error, BpfError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                    raise UnavailableError({candidate.name: error}) from error
                 self.refused[candidate.name] = error
             else:
                 self.source = candidate

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from errno import EMFILE, ENFILE
 from importlib import import_module
 
 import pylsm
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.handler(options))
     except PylsmError as error:
         complain(error)
+        return REFUSED
+    except OSError as error:
+        if error.errno not in (EMFILE, ENFILE):
+            raise
+        complain(PylsmError(f"cannot go on: {error.strerror}", hint="raise `ulimit -n`"))
         return REFUSED
     except KeyboardInterrupt:
         return 128 + 2
