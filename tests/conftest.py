@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 pytest.register_assert_rewrite("cases")
+
+# An example may take long on a busy machine; a test that hangs is ended by its timeout.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 from cases.lab import BACKENDS, Lab  # noqa: E402
 
