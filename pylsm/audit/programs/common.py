@@ -6,7 +6,7 @@ Every program ends in one place, `Probe.finish`, which counts the run and return
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R2, R6, R7, R8, Asm, Label, Register, View, u32, u64
+from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, Asm, Label, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
 from pylsm.audit.maps import COUNTS, MARKED, MARKS, TRACED
 from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
@@ -68,7 +68,10 @@ KERNEL: Final = declare(
             "fs": "struct fs_struct *",
             "nsproxy": "struct nsproxy *",
             "bpf_storage": "struct bpf_local_storage *",
+            "cred": "struct cred *",
+            "comm": "char[16]",
         },
+        "cred": {"uid": "unsigned int", "gid": "unsigned int"},
         "atomic": {"counter": "int"},
         "signal_struct": {"live": "struct atomic"},
         "files_struct": {"fdt": "struct fdtable *"},
@@ -173,14 +176,34 @@ class Probe:
         a.st(record.kind, kind)
         a.st(record.flags, 0)
         a.stx(record.pid_tgid, R7)
-        a.call("get_current_uid_gid")
-        a.stx(record.uid_gid, R0)
         a.call("ktime_get_ns")
         a.stx(record.time, R0)
+        if self._marks:
+            self._who(record)
+            return
+        a.call("get_current_uid_gid")
+        a.stx(record.uid_gid, R0)
         # The helper pads with zeros on some kernels only; on 6.1 it leaves what was behind the name.
         a.st(u64[record["comm"]], 0)
         a.st(u64[record["comm"] + 8], 0)
         a.call("get_current_comm", record["comm"], 16)
+
+    def _who(self, record: View) -> None:
+        """Ids and name of the current task by loads, which cost a fifth of the helpers; clobbers r0-r5."""
+        a = self.a
+        a.call("get_current_task_btf")
+        task = a.typed(R0, "task_struct")
+        cred = a.load(R3, task.cred)
+        assert cred is not None
+        a.load(R1, cred.gid)
+        a.lsh(R1, 32)
+        a.load(R2, cred.uid)
+        a.or_(R1, R2)
+        a.stx(record.uid_gid, R1)
+        a.address(R3, task.comm)
+        for offset in (0, 8):
+            a.ldx(R1, u64[R3 + offset])
+            a.stx(u64[record["comm"] + offset], R1)
 
     def finish(self, counter: str) -> None:
         """The only exit: count the run (as ``counter`` when control falls through) and return the verdict."""
