@@ -151,10 +151,6 @@ class Probe:
         self.a.st(self._counter, COUNTERS.fields.index(counter))
         self.a.jump(left, condition, right, self._count)
 
-    def leave_again(self) -> None:
-        """End as the last `leave_if` would have (one instruction)."""
-        self.a.ja(self._count)
-
     def current_task(self, dst: Register) -> Typed:
         """``dst`` = the current task; clobbers r0-r5. Its fields are read with `read_task`."""
         a = self.a

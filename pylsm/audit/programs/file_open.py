@@ -65,8 +65,9 @@ def file_open(
     probe.require_traced()
     hook.argument(a, R9, 0, arch)
     file = a.typed(R9, "file")
-    _leave_inner(probe, file, word, trusted=hook.typed)
-    probe.finish(record_open(probe, file, path, key, word, trusted=hook.typed, atomics=atomics))
+    _getter(a, word, hook.typed)(R1, file.f_mode)
+    probe.leave_if(R1, "&", _FMODE_INNER, "ignored")
+    probe.finish(record_open(probe, file, path, key, word, trusted=hook.typed, atomics=atomics, inner=True))
     return a.build()
 
 
@@ -122,7 +123,17 @@ def tgid_of(a: Asm, key: View) -> View:
     return a.view(R10, TGID, key["tgid"].off)
 
 
-def record_open(probe: Probe, file: Typed, path: str, key: View, word: View, *, trusted: bool, atomics: bool) -> str:
+def record_open(
+    probe: Probe,
+    file: Typed,
+    path: str,
+    key: View,
+    word: View,
+    *,
+    trusted: bool,
+    atomics: bool,
+    inner: bool = False,
+) -> str:
     """Record the open of ``file`` (in r9).
 
     Args:
@@ -132,6 +143,7 @@ def record_open(probe: Probe, file: Typed, path: str, key: View, word: View, *, 
         trusted: the verifier knows ``file`` for a BTF pointer, so that its fields can be loaded directly.
         atomics: see `file_open`. Without them the buffer is taken by a load and a store, which is as good where the
             kernel does not preempt itself: the distributions that ship such old kernels configure them so.
+        inner: it may be a file that a filesystem opens behind another.
 
     Returns:
         What the run has to be counted as when control comes to the end of this.
@@ -151,10 +163,13 @@ def record_open(probe: Probe, file: Typed, path: str, key: View, word: View, *, 
     a.and_(R1, _FMODE_READ_WRITE)
     a.stx(key.access, R1)
     task = _identify(probe, key, word, R8)
-    probe.read_task(R1, task.nsproxy.mnt_ns.ns.inum, word)
-    a.stx(u32[mnt_ns], R1)
     a.call("map_lookup_elem", SEEN, key)
     probe.leave_if(R0, "!=", 0, "deduplicated")
+    # Only now: what is looked at here is never seen, and a repeat need not pay for it.
+    if inner:
+        _leave_inner(probe, file, word, trusted=trusted)
+    probe.read_task(R1, task.nsproxy.mnt_ns.ns.inum, word)
+    a.stx(u32[mnt_ns], R1)
 
     # A buffer of this CPU that no preempted program is using. The index is counted in a register, since that is where
     # the verifier follows it.
@@ -236,17 +251,15 @@ def _getter(a: Asm, word: View, trusted: bool) -> _Getter:
 
 
 def _leave_inner(probe: Probe, file: Typed, word: View, *, trusted: bool) -> None:
-    """Leave for a file that a filesystem opens behind another, such as overlayfs in its layers; clobbers r0-r5.
+    """Leave for a file that a filesystem opens behind another without marking it (_FMODE_INNER); clobbers r0-r5.
 
-    Such a file is marked, or lies on a mount of the kernel's own (mnt_ns is the error pointer MNT_NS_INTERNAL) of a
-    filesystem that is not: overlayfs opens the directories and the sources of copies in its layers like that. Pipes and
-    memfds are on mounts of the kernel's own as well, but so is all of their filesystem.
+    It lies on a mount of the kernel's own (mnt_ns is the error pointer MNT_NS_INTERNAL) of a filesystem that is not:
+    overlayfs opens the directories and the sources of copies in its layers like that. Pipes and memfds are on mounts of
+    the kernel's own as well, but so is all of their filesystem.
     """
     a = probe.a
     get = _getter(a, word, trusted)
     wanted = a.label("wanted")
-    get(R1, file.f_mode)
-    probe.leave_if(R1, "&", _FMODE_INNER, "ignored")
     get(R3, file.f_path.mnt)
     a.ld_offset(R1, "mount", "mnt_ns")
     a.add(R3, R1)
@@ -257,7 +270,7 @@ def _leave_inner(probe: Probe, file: Typed, word: View, *, trusted: bool) -> Non
     a.jlt(R1, -_MAX_ERRNO, wanted)
     get(R1, file.f_inode.i_sb.s_flags)
     a.jset(R1, _SB_KERNMOUNT, wanted)
-    probe.leave_again()
+    probe.leave("ignored")
     a.bind(wanted)
 
 
