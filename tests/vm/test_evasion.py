@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cases.lab import Lab
+from cases.lab import X86_64, Lab
 from evasion.attempts import ATTEMPTS, Attempt
 from evasion.judge import judge
 
 from pylsm.audit.session import Audit
 
-pytestmark = pytest.mark.vm
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(not X86_64, reason="the attempts are made in x86-64's machine code and system calls"),
+]
 
 
 @pytest.fixture(scope="module", params=["lsm", "fentry", "kprobe", "raw_tracepoint"])
