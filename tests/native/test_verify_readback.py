@@ -70,7 +70,7 @@ def test_a_helper_is_told_by_its_address() -> None:
 
 
 def test_a_writing_program_is_refused_by_the_attach_of_an_audit(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pylsm.audit import session
+    from pylsm.audit import session, sources
 
     def bad(variant: object) -> list[object]:
         a = Asm("raw_tp/sys_enter")
@@ -82,7 +82,10 @@ def test_a_writing_program_is_refused_by_the_attach_of_an_audit(monkeypatch: pyt
         return [a.build()]
 
     source = next(source for source in SOURCES if source.name == "raw_tracepoint")
-    monkeypatch.setattr(session, "SOURCES", (source._replace(programs=bad),))  # type: ignore[arg-type]
+    worse = (source._replace(programs=bad),)  # type: ignore[arg-type]
+    monkeypatch.setattr(session, "SOURCES", worse)
+    monkeypatch.setattr(sources, "SOURCES", worse)  # where a plan finds who makes its programs
+    monkeypatch.setenv("PYLSM_CACHE", "")
     with pytest.raises(session.UnavailableError, match="send_signal is not among the calls"):
         session.Audit(source="raw_tracepoint")
 

@@ -71,7 +71,9 @@ KERNEL: Final = declare(
             "cred": "struct cred *",
             "comm": "char[16]",
         },
-        "cred": {"uid": "unsigned int", "gid": "unsigned int"},
+        "cred": {"uid": "struct kuid_t", "gid": "struct kgid_t"},
+        "kuid_t": {"val": "unsigned int"},
+        "kgid_t": {"val": "unsigned int"},
         "atomic": {"counter": "int"},
         "signal_struct": {"live": "struct atomic"},
         "files_struct": {"fdt": "struct fdtable *"},
@@ -191,9 +193,9 @@ class Probe:
         task = a.typed(R0, "task_struct")
         cred = a.load(R3, task.cred)
         assert cred is not None
-        a.load(R1, cred.gid)
+        a.load(R1, cred.gid.val)
         a.lsh(R1, 32)
-        a.load(R2, cred.uid)
+        a.load(R2, cred.uid.val)
         a.or_(R1, R2)
         a.stx(record.uid_gid, R1)
         a.address(R3, task.comm)
