@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,10 @@ settings.load_profile("busy")
 from cases.lab import BACKENDS, Lab  # noqa: E402
 
 from pylsm.audit.session import Audit  # noqa: E402
+
+# A shell starts what runs in its background with SIGINT ignored, which all children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IN_VM = bool(os.environ.get("PYLSM_VM"))
 # Natively these are not even collected: one line says so, in place of a skip for each.

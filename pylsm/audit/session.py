@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _socket as socket  # see events
 import errno
 import os
-import socket
 import struct
 import sys
 import time
@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from pylsm.audit import maps
-from pylsm.audit.btf_file import types_from_file
 from pylsm.audit.cache import Cache
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.marks import Marks
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
-from pylsm.audit.proof import require_observe_only
 from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import LACKING, SOURCES, Plan, Source
 from pylsm.audit.targets import NoSuchProcess, descendants, lives
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from pylsm.asm import MapSpec, Program
     from pylsm.audit.pinned import PinnedAudit
-    from pylsm.loader.image import Image
+    from pylsm.loader.image import Image, MapImage
 
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 
@@ -118,21 +116,27 @@ class Audit:
         settle: bool = True,
     ) -> None:
         self.refused: dict[str, PylsmError] = {}
-        self._btf = types_from_file(btf) if btf is not None else None
+        self._btf = None
+        if btf is not None:
+            from pylsm.audit.btf_file import types_from_file
+
+            self._btf = types_from_file(btf)
         self._tag = struct.pack("=I", int.from_bytes(os.urandom(4), sys.byteorder) | 1)
         self._owns_family = traced_map is None
         self._decoder = Decoder()
         self._backlog: list[Event] = []
         self._cache = Cache()
-        self._prepared: list[tuple[str, tuple[object, ...], Image]] = []
+        self._prepared: list[tuple[str, Sequence[object], Image]] = []
         self._walker: Object | None = None
         self._baseline = Counts._make([0] * len(Counts._fields))
         with ExitStack() as stack:
             self._pinned = stack.enter_context(_pinned(pin)) if pin is not None else None
             if self._pinned is not None and self._pinned.state is not None:
                 source, traced_map, ring = self._continue(self._pinned)
-            self._traced = stack.enter_context(_shared(traced_map, maps.TRACED.resized(family_size)))
-            self._ring_map = stack.enter_context(_shared(ring, maps.RING.resized(ring_bytes)))
+            traced, records = maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)
+            own = self._maps([traced, records])
+            self._traced = stack.enter_context(_shared(traced_map, traced, own))
+            self._ring_map = stack.enter_context(_shared(ring, records, own))
             self._ring = stack.enter_context(RingBuffer(self._ring_map))
             if self._pinned is None:
                 stack.callback(self._leave_family)
@@ -240,6 +244,8 @@ class Audit:
     def _load(self, plan: Plan) -> Object:
         shared = {maps.TRACED.name: self._traced, maps.RING.name: self._ring_map}
         if self._pinned is not None:
+            from pylsm.audit.proof import require_observe_only
+
             programs = [*plan.programs(), plan.walker()]
             require_observe_only(programs, self._btf)
             loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **shared})
@@ -271,6 +277,17 @@ class Audit:
             if self._btf is None:
                 self._prepared.append((name, request, image))
         return image
+
+    def _maps(self, specs: Sequence[MapSpec]) -> dict[str, MapImage]:
+        """Maps to be created before any program is there: their types too are written only once."""
+        request = [(spec.name, spec.key_size, spec.value_size, spec.max_entries) for spec in specs]
+        image = self._cache.load("maps", request)
+        if image is None:
+            from pylsm.loader.prepare import prepare
+
+            image = prepare((), maps=specs)
+            self._prepared.append(("maps", request, image))
+        return {map.name: map for map in image.maps}
 
     def _add_walker(self, plan: Plan, loaded: Object) -> None:
         image = self._image(plan, "walker", lambda: [plan.walker()])
@@ -316,8 +333,10 @@ class Audit:
             os.close(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY))
             os.close(memory)
             # Without a route it fails; the hook has run all the same.
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram, suppress(OSError):
+            datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            with suppress(OSError):
                 datagram.connect(("127.0.0.1", _PORT))
+            datagram.close()
         finally:
             self._untrace([me])
         deadline = time.monotonic() + _SELF_TEST_SECONDS
@@ -378,6 +397,8 @@ class Audit:
             NoSuchProcess: one of them has ended.
             FamilyFull: the map has no room.
         """
+        if not pids:
+            return
         # Never this process itself, as a child of a shell that is traced: it would see its own doings, without end.
         known = {os.getpid()}
         # A child of a traced process joins in the kernel. One started before its parent was added may still be
@@ -479,10 +500,10 @@ def _pinned(given: str | os.PathLike[str] | PinnedAudit) -> PinnedAudit:
     return given if isinstance(given, PinnedAudit) else PinnedAudit.create(given)
 
 
-def _shared(given: Shared, spec: MapSpec) -> Map:
+def _shared(given: Shared, spec: MapSpec, own: Mapping[str, MapImage]) -> Map:
     if given is None:
         try:
-            return Map.create(spec)
+            return Map.create(own[spec.name])
         except BpfError as error:
             if error.errno in (errno.EPERM, errno.ENOSYS):  # no privilege, or no bpf(2): no source can work
                 raise UnavailableError({"any source": error}) from error

@@ -15,7 +15,7 @@ from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ["main"]
 
@@ -63,8 +63,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + 2
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps each line of a description or an epilog by itself, but leaves indented lines (examples) as they are."""
+
+    def __init__(self, prog: str) -> None:
+        # One is made for each option that is added, to try its metavar; argparse would import shutil for the width.
+        super().__init__(prog, width=_columns() - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        lines = text.splitlines()
+        return "\n".join(line if line[:1] in ("", " ") else textwrap.fill(line, width) for line in lines)
+
+
+def _columns() -> int:
+    """Width of the terminal, as shutil.get_terminal_size says it."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
+
+
 class _Parser(argparse.ArgumentParser):
     """A mistake is one line, with the next step; the full usage is for --help."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -87,7 +115,10 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         epilog="Each command has its own --help. Most need root.",
     )
     parser.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
-    commands = parser.add_subparsers(dest="command_name", metavar="COMMAND", title="commands", parser_class=_Parser)
+    # The name is given so that argparse need not format a usage to find it, for which it imports what no start needs.
+    commands = parser.add_subparsers(
+        dest="command_name", metavar="COMMAND", title="commands", parser_class=_Parser, prog="pylsm"
+    )
     # Only what is used is imported: a command is named first, or help for all of them is wanted.
     first = arguments[0] if arguments else ""
     for module in dict.fromkeys([_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values()):

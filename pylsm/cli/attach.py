@@ -11,7 +11,6 @@ from pylsm.audit import targets
 from pylsm.audit.session import Audit
 from pylsm.cli.follow import Follower
 from pylsm.cli.options import (
-    HelpFormatter,
     SkipAudit,
     add_audit_options,
     announce,
@@ -44,7 +43,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  pylsm attach -p 4321 --pin /sys/fs/bpf/audit     (Ctrl-C: the audit goes on, in the kernel)\n"
         "  pylsm attach --adopt /sys/fs/bpf/audit           (goes on where the other ended)\n"
         "  pylsm detach /sys/fs/bpf/audit",
-        formatter_class=HelpFormatter,
     )
     who = parser.add_argument_group("processes (at least one)")
     who.add_argument(
@@ -85,7 +83,7 @@ def _attach(options: argparse.Namespace) -> int:
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
-            audit = stack.enter_context(open_audit(options))
+            audit = stack.enter_context(open_audit(options, settle=False))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
             audit.trace_families(named)
             audit.trace_families(found, may_end=True)
@@ -129,6 +127,7 @@ def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Sign
     follower = Follower(audit, sink, renderer(options), signals, options.stats, options.heartbeat)
     count = len(audit.family())
     announce(audit, f"{count} process{'es' if count != 1 else ''}", options.quiet)
+    audit.settle()  # the hooks see; what is left to do is no reason to wait for the word of it
     with ExitStack() as stack:
         watch = []
         for number in pids:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pylsm.cli.options import HelpFormatter
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
 
@@ -32,7 +31,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  pylsm build --source raw_tracepoint --variant walk-5.10 -o probe.bpf.o\n\n"
         "The program whose name ends in _walk is called by the others, through the map pylsm_walkers: do not attach it "
         "(bpf_program__set_autoattach(…, false)).",
-        formatter_class=HelpFormatter,
     )
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the object file to write")
     parser.add_argument(

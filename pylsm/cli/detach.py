@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from pylsm.cli.options import HelpFormatter
 from pylsm.cli.status import say
 
 __all__ = ["add_parser"]
@@ -20,7 +19,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "pylsm did not make is left alone, and named.",
         epilog="exit status: 0 all removed, 125 something is left (the message says what)\n\n"
         "example:\n  pylsm detach /sys/fs/bpf/audit",
-        formatter_class=HelpFormatter,
     )
     parser.add_argument("directory", metavar="DIR", help="the directory that --pin was given")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing when all went well")

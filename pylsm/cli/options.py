@@ -6,7 +6,6 @@ import argparse
 import functools
 import mmap
 import pwd
-import textwrap
 from collections.abc import Callable
 
 from pylsm.audit.events import Event
@@ -17,7 +16,6 @@ from pylsm.errors import PylsmError
 from pylsm.loader import BpfError
 
 __all__ = [
-    "HelpFormatter",
     "SkipAudit",
     "add_audit_options",
     "announce",
@@ -30,14 +28,6 @@ __all__ = [
 ]
 
 _SUFFIXES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-class HelpFormatter(argparse.HelpFormatter):
-    """Wraps each line of a description or an epilog by itself, but leaves indented lines (examples) as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        lines = text.splitlines()
-        return "\n".join(line if line[:1] in ("", " ") else textwrap.fill(line, width) for line in lines)
 
 
 class SkipAudit(Exception):
@@ -174,8 +164,12 @@ def renderer(options: argparse.Namespace) -> Callable[[Event], str]:
     return functools.partial(text.render, timestamps=options.timestamps)
 
 
-def open_audit(options: argparse.Namespace) -> Audit:
+def open_audit(options: argparse.Namespace, *, settle: bool = True) -> Audit:
     """Start the audit that the options ask for.
+
+    Args:
+        options: as `add_audit_options` makes them.
+        settle: see `Audit`.
 
     Raises:
         SkipAudit: LSM hooks cannot be used, and the user said to go on without.
@@ -195,6 +189,7 @@ def open_audit(options: argparse.Namespace) -> Audit:
             ring=options.ringbuf,
             btf=options.btf,
             pin=pin,
+            settle=settle,
         )
     except UnavailableError as error:
         if options.if_unavailable != "skip":

@@ -16,7 +16,6 @@ from pylsm.audit.pidns import to_initial
 from pylsm.audit.session import Audit
 from pylsm.cli.follow import Follower
 from pylsm.cli.options import (
-    HelpFormatter,
     SkipAudit,
     add_audit_options,
     announce,
@@ -52,7 +51,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "examples:\n"
         "  pylsm run -- curl -s https://example.org\n"
         "  pylsm run --format json -o events.jsonl -- make test",
-        formatter_class=HelpFormatter,
     )
     add_audit_options(parser)
     parser.add_argument(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from pylsm.cli.options import HelpFormatter
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
 
@@ -22,7 +21,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "examples:\n"
         "  pylsm run --format json --heartbeat 5 -o events.jsonl -- make test\n"
         "  pylsm verify-log events.jsonl",
-        formatter_class=HelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", help="the log")
     parser.set_defaults(handler=_verify, parser=parser)

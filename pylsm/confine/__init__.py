@@ -10,20 +10,8 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
 
-from pylsm.confine import landlock, seccomp
-from pylsm.confine.capabilities import (
-    CAP_BPF,
-    CAP_DAC_OVERRIDE,
-    CAP_KILL,
-    CAP_SYS_PTRACE,
-    effective_only,
-    keep_only,
-    names,
-    permitted,
-)
-from pylsm.confine.kernel import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+from pylsm.light import NamedTuple
 
 __all__ = ["Confined", "Needs", "restrict"]
 
@@ -75,6 +63,20 @@ def restrict(needs: Needs = Needs(), works: Callable[[], bool] = lambda: True) -
     Returns:
         What was achieved. A kernel without Landlock or seccomp is no error; it is named in ``missing``.
     """
+    # Imported here: a start need not wait for them.
+    from pylsm.confine import landlock, seccomp
+    from pylsm.confine.capabilities import (
+        CAP_BPF,
+        CAP_DAC_OVERRIDE,
+        CAP_KILL,
+        CAP_SYS_PTRACE,
+        effective_only,
+        keep_only,
+        names,
+        permitted,
+    )
+    from pylsm.confine.kernel import PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, prctl
+
     _close_inherited()
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     missing = []

@@ -6,9 +6,12 @@ import os
 import re
 import stat
 from errno import EISDIR, ELOOP, ENOENT
-from typing import Final
 
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["UntrustedPath", "open_output"]
 
