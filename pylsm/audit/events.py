@@ -69,7 +69,9 @@ def _reader(record: Record, field: str) -> Callable[[bytes], int]:
 
 
 # The header is the same in all.
-_flags, _pid_tgid, _uid_gid, _time = (_reader(FILE_OPEN, name) for name in ("flags", "pid_tgid", "uid_gid", "time"))
+_flags, _pid_tgid, _uid_gid, _time, _sequence, _cpu = (
+    _reader(FILE_OPEN, name) for name in ("flags", "pid_tgid", "uid_gid", "time", "sequence", "cpu")
+)
 _inode, _device, _open_flags, _granted, _mnt_ns = (
     _reader(FILE_OPEN, name) for name in ("inode", "device", "open_flags", "granted", "mnt_ns")
 )
@@ -145,6 +147,17 @@ class Event:
     def time_ns(self) -> int:
         """Unix time in nanoseconds."""
         return _time(self.record) + self.clock_ns
+
+    @property
+    def cpu(self) -> int:
+        """The processor it happened on."""
+        return _cpu(self.record)
+
+    @property
+    def sequence(self) -> int:
+        """Its number on that processor, counted from 0 since the programs were loaded. A gap is a record lost; of two
+        processes, one of which interrupts the other, the later number can come first."""
+        return _sequence(self.record)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -337,6 +350,8 @@ COMMON: Final = (
     _field("tid", "thread, in the initial pid namespace"),
     _field("uid", "real uid, in the initial user namespace"),
     _field("gid", "real gid, in the initial user namespace"),
+    _field("cpu", "the processor it happened on"),
+    _field("sequence", "its number on that processor: a gap is events lost, or lines taken out (`pylsm verify-log`)"),
     _field("comm", "the thread's name"),
 )
 

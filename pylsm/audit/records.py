@@ -52,7 +52,9 @@ _HEADER = (
     "pid_tgid" / Int64un,  # tgid << 32 | tid, in the initial pid namespace
     "uid_gid" / Int64un,  # gid << 32 | uid
     "time" / Int64un,  # CLOCK_MONOTONIC, nanoseconds
+    "sequence" / Int64un,  # 0, 1, 2 … on each processor, taken before the record is sent: a lost record leaves a gap
     "comm" / Bytes(16),
+    "cpu" / Int32un,
 )
 
 CONNECT: Final = Record(
@@ -60,15 +62,14 @@ CONNECT: Final = Record(
     *_HEADER,
     "family" / Int16un,  # AF_INET or AF_INET6
     "port" / Int16ub,
-    "reserved" / Int32un,
     "address" / Bytes(16),  # an IPv4 address in the first four, then zeros
 )
 
 FILE_OPEN: Final = Record(
     "pylsm_file_open",
     *_HEADER,
-    "inode" / Int64un,
     "device" / Int32un,  # as in the kernel: major << 20 | minor
+    "inode" / Int64un,
     "open_flags" / Int32un,  # file->f_flags, O_*
     "granted" / Int32un,  # file->f_mode, FMODE_*
     "mnt_ns" / Int32un,  # the process's mount namespace, as stat /proc/PID/ns/mnt gives it
@@ -97,6 +98,7 @@ COUNTERS: Final = Record(
     "lost" / Int64un,  # no room in the ring
     "unreadable" / Int64un,  # the subject could not be read (a page not present, a file closed meanwhile)
     "family_full" / Int64un,  # children that could not be added to the family
+    "numbered" / Int64un,  # sequence numbers taken: the next one, for each CPU
 )
 
 TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)

@@ -61,7 +61,8 @@ class FamilyFull(PylsmError):
 class Counts(NamedTuple):
     """What became of every run of the hooks, and of every record read.
 
-    The first six add up to the number of runs. All but the last three are counted in the kernel, per CPU.
+    The first six add up to the number of runs. All but the last three are counted in the kernel, per CPU. ``numbered``
+    records were given a sequence number: those recorded, and those lost or unreadable after that.
     """
 
     untraced: int
@@ -71,6 +72,7 @@ class Counts(NamedTuple):
     lost: int
     unreadable: int
     family_full: int
+    numbered: int
     foreign: int
     malformed: int
     leaked: int
@@ -97,6 +99,7 @@ class Audit:
         source: the `Source` in use.
         variant: which `Variant` of it this kernel took.
         refused: reasons by name of the better sources that could not be used.
+        continued: it was another process's before (`adopt`); `counts` has that one's too.
 
     Raises:
         UnavailableError: no source works; BlindError is among its reasons when one attached and saw nothing.
@@ -131,7 +134,8 @@ class Audit:
         self._baseline = Counts._make([0] * len(Counts._fields))
         with ExitStack() as stack:
             self._pinned = stack.enter_context(_pinned(pin)) if pin is not None else None
-            if self._pinned is not None and self._pinned.state is not None:
+            self.continued = self._pinned is not None and self._pinned.state is not None
+            if self._pinned is not None and self.continued:
                 source, traced_map, ring = self._continue(self._pinned)
             traced, records = maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)
             own = self._maps([traced, records])
@@ -144,9 +148,11 @@ class Audit:
             # What the self-test did is not part of the audit; what others did meanwhile is.
             if self._pinned is None or self._pinned.state is None:
                 began = self.counts()
-                self._baseline = began._replace(recorded=began.recorded - len(self._backlog))
+                waiting = len(self._backlog)
+                self._baseline = began._replace(recorded=began.recorded - waiting, numbered=began.numbered - waiting)
             else:
-                self._baseline = self._baseline._replace(recorded=self._baseline.recorded + self._tested)
+                recorded, numbered = self._baseline.recorded + self._tested, self._baseline.numbered + self._tested
+                self._baseline = self._baseline._replace(recorded=recorded, numbered=numbered)
             if self._pinned is not None:
                 self._pinned.finish(self.source.name, self._tag, self._baseline[: len(COUNTERS.fields)])
             stack.callback(self._close_walker)
@@ -462,14 +468,18 @@ class Audit:
 
     def counts(self) -> Counts:
         """The counts since the audit began."""
-        counters = self._object.maps[maps.COUNTS.name]
-        totals = [
-            sum(int.from_bytes(cpu, sys.byteorder) for cpu in counters.lookup(_key(index)))
-            for index in range(len(COUNTERS.fields))
-        ]
+        totals = [sum(self._per_cpu(index)) for index in range(len(COUNTERS.fields))]
         decoder = self._decoder
         now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked)
         return Counts._make(a - b for a, b in zip(now, self._baseline))
+
+    def next_numbers(self) -> list[int]:
+        """The sequence number that the next record gets on each possible CPU."""
+        return self._per_cpu(COUNTERS.fields.index("numbered"))
+
+    def _per_cpu(self, index: int) -> list[int]:
+        values = self._object.maps[maps.COUNTS.name].lookup(_key(index))
+        return [int.from_bytes(value, sys.byteorder) for value in values]
 
     # ---- ending --------------------------------------------------------------------------------------------------
 

@@ -126,8 +126,16 @@ class Follower:
             return
         from pylsm.output import heartbeat
 
-        counts = self._audit.counts()
-        self._sink.write([heartbeat.render(self._session, self._heartbeats, self._events, counts, final)])
+        line = heartbeat.render(
+            self._session,
+            self._heartbeats,
+            self._events,
+            self._audit.counts(),
+            final=final,
+            continued=self._audit.continued,
+            next_numbers=self._audit.next_numbers(),
+        )
+        self._sink.write([line])
         self._heartbeats += 1
 
     def report(self) -> None:

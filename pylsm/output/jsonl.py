@@ -36,7 +36,8 @@ def render_by_table(event: Event) -> str:
     comma = "," if shown else ""
     return (
         f'{{"event":"{event.name}","time_ns":{event.time_ns},"pid":{event.pid},"tid":{event.tid}'
-        f',"uid":{event.uid},"gid":{event.gid},{_text("comm", event.comm)}{comma}{shown}}}'
+        f',"uid":{event.uid},"gid":{event.gid},"cpu":{event.cpu},"sequence":{event.sequence}'
+        f",{_text('comm', event.comm)}{comma}{shown}}}"
     )
 
 
@@ -45,22 +46,24 @@ def render_by_table(event: Event) -> str:
 
 
 def _connect(event: Any) -> str:
-    _, _, _, pid_tgid, uid_gid, time, comm, _, _, _, _ = _unpack_connect(event.record)
+    _, _, _, pid_tgid, uid_gid, time, sequence, comm, cpu, _, _, _ = _unpack_connect(event.record)
     return (
         f'{{"event":"connect","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
-        f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},{_text("comm", comm.partition(_NUL)[0])}'
+        f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},"cpu":{cpu},"sequence":{sequence}'
+        f",{_text('comm', comm.partition(_NUL)[0])}"
         f',"dst_ip":"{event.dst_ip}","dport":{event.port}'
         f',"family":"{"ipv4" if event.family == AF_INET else "ipv6"}","v4mapped":{_BOOL[event.mapped]}}}'
     )
 
 
 def _open(event: Any) -> str:
-    (_, _, flags, pid_tgid, uid_gid, time, comm, inode, device, open_flags, granted, mnt_ns) = _unpack_open(
-        event.record
+    (_, _, flags, pid_tgid, uid_gid, time, sequence, comm, cpu, device, inode, open_flags, granted, mnt_ns) = (
+        _unpack_open(event.record)
     )
     return (
         f'{{"event":"open","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
-        f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},{_text("comm", comm.partition(_NUL)[0])}'
+        f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},"cpu":{cpu},"sequence":{sequence}'
+        f",{_text('comm', comm.partition(_NUL)[0])}"
         f',{_text("path", event.path)},"mode":"{MODES[granted & 3]}","open_flags":{open_flags}'
         f',"device":"{device >> MINOR_BITS}:{device & _MINOR_MASK}","inode":{inode}'
         f',"mnt_ns":{mnt_ns},"unlinked":{_BOOL[flags & FLAG_UNLINKED != 0]}'

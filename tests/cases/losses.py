@@ -33,6 +33,27 @@ def test_recorded_and_lost_add_up(tight: Lab, tmp_path: Path) -> None:
     assert [os.path.basename(e.path) for e in outcome.opens()] == [b"%d" % n for n in range(counts.recorded)]
 
 
+def test_a_lost_record_leaves_a_gap_in_the_numbers_of_its_processor(tight: Lab, tmp_path: Path) -> None:
+    """Who reads the ring sees how many are missing between two events, without the counts."""
+    before = tight.audit.next_numbers()
+    lost = 0
+    seen: dict[int, list[int]] = {}
+    for _ in range(3):
+        outcome = tight.run(lambda: [touch(tmp_path / str(n)) for n in range(FILES)])
+        assert outcome.counts.numbered == outcome.counts.recorded + outcome.counts.lost == FILES
+        lost += outcome.counts.lost
+        for event in outcome.events:
+            seen.setdefault(event.cpu, []).append(event.sequence)
+    assert lost
+    missing = 0
+    for cpu, (first, end) in enumerate(zip(before, tight.audit.next_numbers())):
+        numbers = seen.get(cpu, [])
+        assert numbers == sorted(set(numbers))
+        assert all(first <= number < end for number in numbers)
+        missing += end - first - len(numbers)
+    assert missing == lost
+
+
 def test_a_lost_record_leaves_no_mark(tight: Lab, tmp_path: Path) -> None:
     """The same process opens all of them again: what was recorded is a duplicate, what was lost is not."""
 

@@ -262,6 +262,7 @@ def test_no_stale_byte_in_any_record(
         (socket.AF_INET6, 443, bytes(15) + b"\1"),
     ]
     seen = 0
+    numbers: dict[int, list[int]] = {}
     for record in records:
         kind = struct.unpack_from("=H", record, 4)[0]
         layout = FILE_OPEN if kind == KIND_OPEN else CONNECT
@@ -276,7 +277,7 @@ def test_no_stale_byte_in_any_record(
         }
         if kind == KIND_CONNECT:
             family, port, address = connects.pop(0)
-            known.update(family=family, port=port, address=address.ljust(16, b"\0"), reserved=0)
+            known.update(family=family, port=port, address=address.ljust(16, b"\0"))
         else:
             path = found["path"].partition(b"\0")[0]
             if path not in opened:
@@ -287,6 +288,10 @@ def test_no_stale_byte_in_any_record(
             assert found["granted"] & 3 == 2
             assert found["granted"] != 0xAAAAAAAA != found["open_flags"]
         assert record == layout.pack(known)
+        assert found["cpu"] < (os.cpu_count() or 1)
+        numbers.setdefault(found["cpu"], []).append(found["sequence"])
         seen += 1
+    for taken in numbers.values():  # one process: nothing interrupts it here
+        assert taken == sorted(set(taken))
     assert (opened, connects) == ({}, [])
     assert seen == len(names) + 3

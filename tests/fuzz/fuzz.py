@@ -5,7 +5,7 @@
     python tests/fuzz/fuzz.py ring -runs=1000000 --grow      keep new inputs in the corpus
 
 Further options are libFuzzer's (https://llvm.org/docs/LibFuzzer.html#options). An input that fails is written to
-crash-…; put it into tests/fuzz/corpus/TARGET, where tests/fuzz/test_corpus.py replays it, and mend the reader.
+crash-…; put it into tests/fuzz/corpus/TARGET, where tests/fuzz/test_fuzz.py replays it, and mend the reader.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["pylsm"]):
         sys.path.insert(0, str(HERE.parents[1]))
         sys.path.insert(0, str(HERE))
-        from targets import TARGETS
+        from targets import SEEDS, TARGETS
 
     name, options = sys.argv[1], sys.argv[2:]
     if name not in TARGETS:
@@ -39,6 +39,11 @@ def main() -> None:
         directories = [str(corpus)] if grow else [found, str(corpus)]
         if name == "elf":
             directories.append(str(HERE.parent / "fixtures" / "elf"))
+        seeds = Path(found, "seeds")
+        seeds.mkdir()
+        for number, seed in enumerate(SEEDS.get(name, list)()):
+            (seeds / str(number)).write_bytes(seed)
+        directories.append(str(seeds))
         words = HERE / f"{name}.dict"
         if words.exists():
             options.append(f"-dict={words}")

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pylsm.asm.errors import AsmError
 from pylsm.asm.parse import parse, parse_program
 from pylsm.audit.decode import Decoder
+from pylsm.audit.events import KINDS
 from pylsm.btf import Btf, BtfError, Kind
 from pylsm.loader.elf import ElfError, ObjectFile
 from pylsm.loader.errors import RingCorrupt
 from pylsm.loader.ringbuf import BUSY, DISCARD, walk
 from pylsm.output import jsonl, text
 
-__all__ = ["TARGETS"]
+__all__ = ["SEEDS", "TARGETS"]
 
 _decoder = Decoder()
 
@@ -123,6 +124,15 @@ def asm(data: bytes) -> None:
         except AsmError:
             continue
 
+
+def records() -> list[bytes]:
+    """A plain and a hostile record of each kind there is."""
+    plain = [kind.make(comm=b"cat").record for kind in KINDS]
+    return plain + [record[:6] + b"\xff\xff" + record[8:] + b"\n\x1b[2J\xe2\x80\xae\xff\0" for record in plain]
+
+
+#: Inputs to begin with, beside those that are kept.
+SEEDS: dict[str, Callable[[], list[bytes]]] = {"decode": records}
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "decode": decode,

@@ -11,17 +11,16 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from targets import TARGETS  # noqa: E402
+from targets import SEEDS, TARGETS  # noqa: E402
 
 SECONDS = 6
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_corpus(name: str) -> None:
-    inputs = sorted((HERE / "corpus" / name).iterdir())
+    inputs = [path.read_bytes() for path in sorted((HERE / "corpus" / name).iterdir())]
     assert inputs
-    for path in inputs:
-        data = path.read_bytes()
+    for data in inputs + SEEDS.get(name, list)():
         for cut in (len(data), len(data) // 2, len(data) - 1):
             TARGETS[name](data[:cut])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,32 @@ def test_a_recording_is_whole_until_somebody_touches_it(tmp_path: Path) -> None:
     touched = pylsm("verify-log", log)
     assert touched.returncode == 1
     assert "1 event is missing between the heartbeats in lines" in touched.stderr
+    taken = json.loads(lines[gone])
+    assert f"processor {taken['cpu']}: number {taken['sequence']} between lines" in touched.stderr
+
+
+def test_losses_are_told_from_lines_taken_out(tmp_path: Path) -> None:
+    """A ring too small loses events: the log is whole, for it says so. One line less, and it is not."""
+    log = tmp_path / "events.jsonl"
+    work = f"import os\nfor n in range(3000): os.close(os.open('{tmp_path}/%d' % n, os.O_CREAT | os.O_WRONLY))"
+    command = (sys.executable, "-c", work)
+    page = str(os.sysconf("SC_PAGESIZE"))
+    recorded = pylsm("run", "-q", "--format=json", "--heartbeat=9", "--ring-size", page, "-o", log, "--", *command)
+    assert recorded.returncode == 0, recorded.stderr
+    whole = pylsm("verify-log", log)
+    assert whole.returncode == 0, whole.stderr
+    assert " 0 lost" not in whole.stdout
+    lines = log.read_bytes().splitlines(keepends=True)
+    final = json.loads(lines[-1])
+    assert final["numbered"] == final["recorded"] + final["lost"]
+    # The heartbeats know of no other count than this one: what is left is the numbers.
+    final["events"] -= 1
+    final["recorded"] -= 1
+    log.write_bytes(b"".join(lines[:9] + lines[10:-1]) + json.dumps(final).encode())
+    touched = pylsm("verify-log", log)
+    assert touched.returncode == 1
+    numbers = final["lost"] + 1
+    assert f"{numbers} numbers of records are in no line, and only {numbers - 1} were lost" in touched.stderr
 
 
 def test_bad_input(tmp_path: Path) -> None:

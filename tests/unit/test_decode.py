@@ -39,7 +39,9 @@ def header(kind: int, flags: int = 0, pid: int = 4321, comm: bytes = b"cat") -> 
         "pid_tgid": pid << 32 | pid,
         "uid_gid": 0,
         "time": time.monotonic_ns(),
+        "sequence": 0,
         "comm": comm.ljust(16, b"\0"),
+        "cpu": 0,
     }
 
 
@@ -53,7 +55,6 @@ def connect_record(**fields: Any) -> bytes:
         **header(KIND_CONNECT),
         "family": 2,
         "port": 443,
-        "reserved": 0,
         "address": b"\x01\2\3\4".ljust(16, b"\0"),
     }
     return CONNECT.pack({**values, **fields})
@@ -68,6 +69,8 @@ def decode(record: bytes) -> Any:
     who=u64,
     ids=u64,
     when=u64,
+    sequence=u64,
+    cpu=u32,
     comm=comms,
     inode=u64,
     device=u32,
@@ -81,6 +84,8 @@ def test_an_open_is_what_construct_put_in(
     who: int,
     ids: int,
     when: int,
+    sequence: int,
+    cpu: int,
     comm: bytes,
     inode: int,
     device: int,
@@ -95,6 +100,8 @@ def test_an_open_is_what_construct_put_in(
         pid_tgid=who,
         uid_gid=ids,
         time=when,
+        sequence=sequence,
+        cpu=cpu,
         comm=comm.ljust(16, b"\0"),
         inode=inode,
         device=device,
@@ -108,6 +115,7 @@ def test_an_open_is_what_construct_put_in(
     assert isinstance(event, FileOpen)
     assert abs(event.time_ns - when - clock) < 1_000_000_000
     assert (event.pid, event.tid, event.uid, event.gid) == (who >> 32, who & 0xFFFFFFFF, ids & 0xFFFFFFFF, ids >> 32)
+    assert (event.cpu, event.sequence) == (cpu, sequence)
     assert (event.comm, event.path) == (comm, path)
     assert (event.open_flags, event.granted) == (oflags, granted)
     assert (event.device, event.inode) == ((device >> 20, device & 0xFFFFF), inode)

@@ -111,7 +111,7 @@ def test_btf_has_the_same_layout(record: Record, tmp_path: Path) -> None:
 
 def test_the_records_of_the_ring_keep_their_shape() -> None:
     """Other tools read the ring too: a change here is a change of its format."""
-    assert (CONNECT.size, FILE_OPEN.size) == (72, 72)
+    assert (CONNECT.size, FILE_OPEN.size) == (80, 84)
     for record in (CONNECT, FILE_OPEN):
         assert record.field("source") == (0, 4)
         assert record.field("kind") == (4, 2)
@@ -124,13 +124,14 @@ def test_the_records_of_the_ring_keep_their_shape() -> None:
             "pid_tgid": 7 << 32 | 9,
             "uid_gid": 0,
             "time": 1,
+            "sequence": 3,
             "comm": b"x".ljust(16, b"\0"),
+            "cpu": 2,
             "family": 2,
             "port": 443,
-            "reserved": 0,
             "address": bytes(16),
         }
-    ) == struct.pack("=IHHQQQ16sH", 8, 1, 0, 7 << 32 | 9, 0, 1, b"x", 2) + struct.pack(">H", 443) + bytes(20)
+    ) == struct.pack("=IHHQQQQ16sIH", 8, 1, 0, 7 << 32 | 9, 0, 1, 3, b"x", 2, 2) + struct.pack(">H", 443) + bytes(16)
 
 
 def test_a_map_key_has_no_padding_that_could_differ() -> None:

@@ -16,7 +16,7 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["KERNEL", "Probe", "count", "field_of", "find_traced", "leave_unmarked"]
+__all__ = ["KERNEL", "Probe", "count", "field_of", "find_traced", "leave_unmarked", "take_number"]
 
 #: The shapes of the kernel's types that the probe relies on; offsets are those of the running kernel (CO-RE).
 KERNEL: Final = declare(
@@ -167,9 +167,22 @@ class Probe:
         else:
             self.a.probe_load(dst, field, word)
 
-    def header(self, record: View, kind: int) -> None:
-        """Fill the header of a record; clobbers r0-r5."""
+    def number(self, dst: Register) -> None:
+        """``dst`` = the number of the record to come (`take_number`); clobbers r0-r5."""
+        take_number(self.a, dst, self._slot, atomics=self._marks)
+
+    def header(self, record: View, kind: int, number: Register | None = None) -> None:
+        """Fill the header of a record; clobbers r0-r5.
+
+        Args:
+            number: a register that holds what `number` gave; None takes one now, for a record that can still be lost.
+        """
         a = self.a
+        if number is None:
+            self.number(R1)
+        a.stx(record.sequence, number or R1)
+        a.call("get_smp_processor_id")
+        a.stx(record.cpu, R0)
         a.st(record.source, SOURCE_LSM)
         a.st(record.kind, kind)
         a.st(record.flags, 0)
@@ -246,6 +259,26 @@ def find_traced(a: Asm, leader: Register, tgid: View, out: Label) -> None:
     a.call("map_lookup_elem", TRACED, tgid)
     a.jeq(R0, 0, out)
     a.bind(traced)
+
+
+def take_number(a: Asm, dst: Register, slot: View, *, atomics: bool) -> None:
+    """``dst`` = how many records this CPU has numbered before, and one more is; clobbers r0-r5.
+
+    Args:
+        slot: 4 bytes of stack.
+        atomics: the kernel has fetching atomics (5.12). A load and an add are as good where no other program comes in
+            between: kprobes and tracepoints are not preempted, nor are the kernels that old that distributions ship.
+    """
+    a.st(u32[slot], COUNTERS.fields.index("numbered"))
+    a.call("map_lookup_elem", COUNTS, slot)
+    a.mov(dst, 1)
+    with a.if_(R0, "!=", 0):  # as always: the index is in range
+        if atomics:
+            a.atomic_add(u64[R0], dst, fetch=True)
+        else:
+            a.mov(R2, dst)
+            a.ldx(dst, u64[R0])
+            a.atomic_add(u64[R0], R2)
 
 
 def count(a: Asm, counter: str) -> None:

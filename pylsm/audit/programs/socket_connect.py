@@ -55,17 +55,17 @@ def record_connect(probe: Probe, address: View) -> None:
     a.jump32(R9, "s<", _SIN6_LEN_RFC2133, ignore)
 
     a.bind(write)
+    probe.number(R9)
     a.call("ringbuf_reserve", RING, CONNECT.size, 0)
     with a.if_(R0, "==", 0):
         probe.leave("lost")
     a.mov(R8, R0)
     event = a.view(R8, CONNECT)
-    probe.header(event, KIND_CONNECT)
+    probe.header(event, KIND_CONNECT, R9)
     a.ldx(R1, u16[address])
     a.stx(event.family, R1)
     a.ldx(R2, u16[address + 2])
     a.stx(event.port, R2)
-    a.st(event.reserved, 0)
     a.jeq(R1, _AF_INET6, ipv6)
     # A reserved record holds what was in the ring before: every byte is written.
     a.ldx(R1, u32[address + 4])
