@@ -33,9 +33,12 @@ def test_a_recording_is_whole_until_somebody_touches_it(tmp_path: Path) -> None:
 
 
 def test_losses_are_told_from_lines_taken_out(tmp_path: Path) -> None:
-    """A ring too small loses events: the log is whole, for it says so. One line less, and it is not."""
+    """A reader that is stopped loses events: the log is whole, for it says so. One line less, and it is not."""
     log = tmp_path / "events.jsonl"
-    work = f"import os\nfor n in range(3000): os.close(os.open('{tmp_path}/%d' % n, os.O_CREAT | os.O_WRONLY))"
+    work = f"""import os, signal
+os.kill(os.getppid(), signal.SIGSTOP)  # pylsm
+for n in range(1000): os.close(os.open("{tmp_path}/%d" % n, os.O_CREAT | os.O_WRONLY))
+os.kill(os.getppid(), signal.SIGCONT)"""
     command = (sys.executable, "-c", work)
     page = str(os.sysconf("SC_PAGESIZE"))
     recorded = pylsm("run", "-q", "--format=json", "--heartbeat=9", "--ring-size", page, "-o", log, "--", *command)
