@@ -22,7 +22,9 @@ __all__ = [
     "KIND_CONNECT",
     "KIND_OPEN",
     "MEMBER",
+    "OPENED",
     "PATH_MAX",
+    "RECENT",
     "SCRATCH",
     "SCRATCH_RECORD",
     "SEEN_KEY",
@@ -43,6 +45,9 @@ FLAG_UNLINKED: Final = 4
 
 #: Longest path in a record, its NUL included (include/uapi/linux/limits.h).
 PATH_MAX: Final = 4096
+
+#: How many of its latest opens are kept with a process, a power of two.
+RECENT: Final = 16
 
 # pid_tgid and uid_gid are stored as the helpers return them: one store each, whatever the byte order.
 _HEADER = (
@@ -76,16 +81,20 @@ FILE_OPEN: Final = Record(
     "path" / GreedyBytes,  # as long as it is, with its NUL
 )
 
+# What a process opens, and how.
+_OPENED = (
+    "inode" / Int64un,
+    "device" / Int32un,
+    "how" / Int32un,  # self_exec_id << 2 | (FMODE_READ | FMODE_WRITE)
+)
+OPENED: Final = Record("pylsm_opened", *_OPENED)
+
 #: Key of the table of opens already recorded. The start time and the count of execs make a process incarnation of a
 #: tgid: neither a later process with the same number nor a new program in the same process is taken for the old.
 SEEN_KEY: Final = Record(
     "pylsm_seen",
-    "start_time" / Int64un,
-    "inode" / Int64un,
-    "device" / Int32un,
-    "tgid" / Int32un,
-    "exec_id" / Int32un,
-    "access" / Int32un,  # FMODE_READ | FMODE_WRITE
+    *_OPENED,
+    "who" / Int64un,  # start time in units of 1,024 ns << 22 | tgid, which has no more bits (PID_MAX_LIMIT)
 )
 
 #: Per-CPU counters. Each run of a hook increments exactly one of the first six.
@@ -104,7 +113,12 @@ COUNTERS: Final = Record(
 TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)
 
 #: What the kernel keeps beside the leader of each traced process, and frees with it.
-MEMBER: Final = Record("pylsm_member", "tag" / Int32un)
+MEMBER: Final = Record(
+    "pylsm_member",
+    "tag" / Int32un,
+    "reserved" / Int32un,
+    "recent" / Bytes(RECENT * OPENED.size),  # opens already recorded, each in the place of its inode number
+)
 
 # Where a record of variable length is put together. `owner` is the thread that does so: a program that preempts another
 # on the same CPU must not write into its buffer. The fields up to `record` are the state of the walk over dentries

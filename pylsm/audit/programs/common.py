@@ -64,6 +64,7 @@ KERNEL: Final = declare(
             "start_time": "u64",
             "self_exec_id": "u64",
             "signal": "struct signal_struct *",
+            "real_cred": "struct cred *",
             "files": "struct files_struct *",
             "fs": "struct fs_struct *",
             "nsproxy": "struct nsproxy *",
@@ -125,39 +126,73 @@ class Probe:
         a.mov(R6, R1)
 
     def require_traced(self) -> None:
-        """Leave unless the current process is of a traced family; r7 = pid_tgid, and the stack's tgid is set.
+        """Leave unless the current process is of a traced family; r7 = pid_tgid. Clobbers r0-r5 and r8.
 
-        Clobbers r0-r5 and r8.
+        Without marks the stack's tgid is set as well.
         """
         a = self.a
-        a.st(self._counter, COUNTERS.fields.index("untraced"))
         if self._marks:
-            leave_unmarked(a, self._count)
+            self.require_marked()
+            a.call("get_current_pid_tgid")
+            a.mov(R7, R0)
+            return
+        self.count_as("untraced")
         a.call("get_current_pid_tgid")
         a.mov(R7, R0)
         a.rsh(R0, 32)
         a.stx(self.tgid.tgid, R0)
-        if self._marks:
-            find_traced(a, R8, self.tgid, self._count)
-        else:
-            a.call("map_lookup_elem", TRACED, self.tgid)
-            a.jeq(R0, 0, self._count)
+        a.call("map_lookup_elem", TRACED, self.tgid)
+        a.jeq(R0, 0, self._count)
+
+    def require_marked(self, mark: Register | None = None) -> Typed:
+        """Leave unless the current process is of a traced family: only with marks. Clobbers r0-r5.
+
+        Args:
+            mark: becomes the address of its MEMBER, or 0 where it could not be marked.
+
+        Returns:
+            Its leader, in r8.
+        """
+        self.count_as("untraced")
+        leader = leave_unmarked(self.a, self._count)
+        find_traced(self.a, leader, self.tgid, self._count, mark)
+        return leader
+
+    def load_ids(self) -> Typed:
+        """r7 = pid_tgid by loads, at a third of the helper's cost; only with marks. Returns the task, in r0."""
+        a = self.a
+        task = self.current_task(R0)
+        a.load(R7, task.tgid)
+        a.lsh(R7, 32)
+        a.load(R1, task.pid)
+        a.or_(R7, R1)
+        return task
 
     def leave(self, counter: str) -> None:
         """Count the run as ``counter`` (a field of COUNTERS) and end."""
-        self.a.st(self._counter, COUNTERS.fields.index(counter))
+        self.count_as(counter)
         self.a.ja(self._count)
+
+    @property
+    def counted(self) -> Label:
+        """Where the run ends, counted as was said last."""
+        return self._count
+
+    def count_as(self, counter: str) -> None:
+        """What the run is to be counted as, if nothing else is said before it ends (one instruction)."""
+        self.a.st(self._counter, COUNTERS.fields.index(counter))
 
     def leave_if(self, left: Register, condition: str, right: int, counter: str) -> None:
         """Count the run as ``counter`` and end when the condition holds (two instructions)."""
-        self.a.st(self._counter, COUNTERS.fields.index(counter))
+        self.count_as(counter)
         self.a.jump(left, condition, right, self._count)
 
     def current_task(self, dst: Register) -> Typed:
         """``dst`` = the current task; clobbers r0-r5. Its fields are read with `read_task`."""
         a = self.a
         a.call("get_current_task_btf" if self._typed_task else "get_current_task")
-        a.mov(dst, R0)
+        if dst is not R0:
+            a.mov(dst, R0)
         return a.typed(dst, "task_struct")
 
     def read_task(self, dst: Register, field: Field, word: View) -> None:
@@ -216,10 +251,13 @@ class Probe:
             a.ldx(R1, u64[R3 + offset])
             a.stx(u64[record["comm"] + offset], R1)
 
-    def finish(self, counter: str) -> None:
-        """The only exit: count the run (as ``counter`` when control falls through) and return the verdict."""
+    def finish(self, counter: str | None) -> None:
+        """The only exit: count the run (when control falls through as ``counter``, or None: as was said) and return the
+        verdict.
+        """
         a = self.a
-        a.st(self._counter, COUNTERS.fields.index(counter))
+        if counter is not None:
+            self.count_as(counter)
         a.bind(self._count)
         _count(a, self._slot)
         if self._verdict is None:
@@ -229,8 +267,8 @@ class Probe:
         a.exit_()
 
 
-def leave_unmarked(a: Asm, out: Label) -> None:
-    """Go to ``out`` if the current process is certainly not traced; r8 = its leader, typed; clobbers r0-r5.
+def leave_unmarked(a: Asm, out: Label) -> Typed:
+    """Go to ``out`` if the current process is certainly not traced; returns its leader, in r8; clobbers r0-r5.
 
     What is not traced has no storage at all on most machines: a load tells, and no map is searched.
     """
@@ -244,18 +282,23 @@ def leave_unmarked(a: Asm, out: Label) -> None:
     a.ldx(R1, u32[R2])
     a.jne(R1, 0, out)
     a.bind(marked)
+    return leader
 
 
-def find_traced(a: Asm, leader: Register, tgid: View, out: Label) -> None:
+def find_traced(a: Asm, leader: Typed, tgid: View, out: Label, mark: Register | None = None) -> None:
     """r0 = the address of a process's tag, found by the mark of its leader or else by number; goes to ``out`` if it is
-    not traced.
+    not traced. ``leader`` is in r8; ``mark``, where one is given, becomes the address of the mark, or 0.
 
     No mark: somebody else's storage, a mark that could not be made, or one that another program of this CPU is just
     looking for (before 6.2 the kernel then finds none).
     """
     traced = a.label("traced")
-    a.call("task_storage_get", MARKS, leader, 0, 0)
+    a.call("task_storage_get", MARKS, R8, 0, 0)
+    if mark is not None:
+        a.mov(mark, R0)
     a.jne(R0, 0, traced)
+    a.load(R1, leader.tgid)
+    a.stx(tgid.tgid, R1)
     a.call("map_lookup_elem", TRACED, tgid)
     a.jeq(R0, 0, out)
     a.bind(traced)

@@ -6,7 +6,7 @@ kernel has task storage its leader carries a mark as well (`maps.MARKS`), which 
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R2, R6, R7, R8, R9, Asm, Program, View, u32, u64
+from pylsm.asm import R0, R1, R2, R6, R7, R9, Asm, Program, View, u32, u64
 from pylsm.audit.maps import MARKED, MARKS, TRACED
 from pylsm.audit.programs.common import KERNEL, count, find_traced, leave_unmarked
 from pylsm.audit.records import MEMBER, TGID
@@ -29,14 +29,14 @@ def sched_process_fork(*, marks: bool = True) -> Program:
     out = a.label("out")
     a.ldx(R9, u64[R1 + 8])
     if marks:
-        leave_unmarked(a, out)
-    a.call("get_current_pid_tgid")
-    a.rsh(R0, 32)
-    a.stx(key.tgid, R0)
-    a.mov(R7, R0)
-    if marks:
-        find_traced(a, R8, key, out)
+        leader = leave_unmarked(a, out)
+        a.load(R7, leader.tgid)
+        find_traced(a, leader, key, out)
     else:
+        a.call("get_current_pid_tgid")
+        a.rsh(R0, 32)
+        a.stx(key.tgid, R0)
+        a.mov(R7, R0)
         a.call("map_lookup_elem", TRACED, key)
         a.jeq(R0, 0, out)
     a.ldx(R1, u32[R0])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, R10, Asm, Program, Register, View, u32, u64
+from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, Asm, Program, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
 from pylsm.audit.arch import Architecture
-from pylsm.audit.maps import RING, SCRATCHES, SEEN, WALKERS
+from pylsm.audit.maps import MARKS, RING, SCRATCHES, SEEN, WALKERS
 from pylsm.audit.programs.common import KERNEL, Probe
 from pylsm.audit.programs.hooks import LSM, Hook
 from pylsm.audit.programs.path import walk
@@ -16,18 +16,20 @@ from pylsm.audit.records import (
     FLAG_BASENAME,
     FLAG_UNLINKED,
     KIND_OPEN,
+    MEMBER,
+    OPENED,
     PATH_MAX,
+    RECENT,
     SCRATCH,
     SCRATCH_RECORD,
     SEEN_KEY,
-    TGID,
 )
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
 
-__all__ = ["PATHS", "file_open", "path_walker", "record_open", "tgid_of"]
+__all__ = ["PATHS", "file_open", "path_walker", "record_open"]
 
 #: How the path is had: by the helper bpf_d_path, and by the walker only if it is too long for that; or by the walker.
 PATHS = ("d_path", "walk")
@@ -38,6 +40,8 @@ _FMODE_READ_WRITE = 3
 _FMODE_INNER = 1 << 25 | 1 << 29
 _SB_KERNMOUNT = 1 << 22
 _MAX_ERRNO = 4095
+#: Of SEEN_KEY's `who`.
+_UNIT_BITS, _TGID_BITS = 10, 22
 
 
 def file_open(
@@ -61,13 +65,18 @@ def file_open(
     key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
     verdict = 1 if hook.verdict else None
     marks = hook.typed and typed_task
-    probe = Probe(a, verdict, typed_task=typed_task, tgid=tgid_of(a, key), marks=marks)
-    probe.require_traced()
+    probe = Probe(a, verdict, typed_task=typed_task, marks=marks)
+    leader = None
+    if marks:
+        leader = probe.require_marked(R7)
+    else:
+        probe.require_traced()
     hook.argument(a, R9, 0, arch)
     file = a.typed(R9, "file")
     _getter(a, word, hook.typed)(R1, file.f_mode)
     probe.leave_if(R1, "&", _FMODE_INNER, "ignored")
-    probe.finish(record_open(probe, file, path, key, word, trusted=hook.typed, atomics=atomics, inner=True))
+    record_open(probe, file, path, key, word, trusted=hook.typed, atomics=atomics, inner=True, leader=leader)
+    probe.finish(None)
     return a.build()
 
 
@@ -81,7 +90,7 @@ def path_walker(section: str, name: str, verdict: int | None = None, *, typed_ta
     """
     a = Asm(section, name=name, types=KERNEL)
     key, word, index = a.stack(SEEN_KEY, "key"), a.stack(8, "word"), a.stack(4, "index")
-    probe = Probe(a, verdict, typed_task=typed_task, tgid=tgid_of(a, key))
+    probe = Probe(a, verdict, typed_task=typed_task)
     a.call("get_current_pid_tgid")
     a.mov32(R7, R0)
     a.rsh(R0, 32)
@@ -104,23 +113,18 @@ def path_walker(section: str, name: str, verdict: int | None = None, *, typed_ta
     a.bind(found)
     event = a.view(R8, FILE_OPEN, SCRATCH_RECORD)
     walk(probe, a.view(R8, SCRATCH), event, word)
-    _identify(probe, key, word, R7)
     a.ldx(R1, event.inode)
     a.stx(key.inode, R1)
     a.ldx(R1, event.device)
     a.stx(key.device, R1)
+    task = probe.current_task(R7)
     a.ldx(R1, event.granted)
-    a.and_(R1, _FMODE_READ_WRITE)
-    a.stx(key.access, R1)
+    _set_how(probe, key, word, task)
+    _set_who(probe, key, word, task.group_leader)
     a.mov(R0, R9)
     _send(probe, event, key, word, whole=False)
     probe.finish("recorded")
     return a.build()
-
-
-def tgid_of(a: Asm, key: View) -> View:
-    """The tgid in a SEEN_KEY on the stack, for `Probe` to keep it there."""
-    return a.view(R10, TGID, key["tgid"].off)
 
 
 def record_open(
@@ -133,41 +137,50 @@ def record_open(
     trusted: bool,
     atomics: bool,
     inner: bool = False,
-) -> str:
-    """Record the open of ``file`` (in r9).
+    leader: Typed | None = None,
+) -> None:
+    """Record the open of ``file`` (in r9); comes to its end with the run counted.
 
     Args:
         path: one of PATHS.
-        key: a SEEN_KEY on the stack, whose tgid is set.
+        key: a SEEN_KEY on the stack.
         word: 8 bytes of stack.
         trusted: the verifier knows ``file`` for a BTF pointer, so that its fields can be loaded directly.
         atomics: see `file_open`. Without them the buffer is taken by a load and a store, which is as good where the
             kernel does not preempt itself: the distributions that ship such old kernels configure them so.
         inner: it may be a file that a filesystem opens behind another.
-
-    Returns:
-        What the run has to be counted as when control comes to the end of this.
+        leader: of the current process (in r8), whose MEMBER is in r7, or 0; with marks only. Without, r7 = pid_tgid.
     """
     a = probe.a
     mnt_ns = a.stack(4, "mnt_ns")
     get = _getter(a, word, trusted)
 
-    # The key: who (an incarnation of a process), what (device and inode), how (access mode).
-    inode = get(R8, file.f_inode)
+    # The key: what (device and inode), how (access mode), who (an incarnation of a process).
+    inode = get(R3 if trusted else R8, file.f_inode)
     assert inode is not None
     get(R1, inode.i_ino)
     a.stx(key.inode, R1)
     get(R1, inode.i_sb.s_dev)
     a.stx(key.device, R1)
+    remember = a.label("remember")
+    task = leader or probe.current_task(R8)
     get(R1, file.f_mode)
-    a.and_(R1, _FMODE_READ_WRITE)
-    a.stx(key.access, R1)
-    task = _identify(probe, key, word, R8)
+    _set_how(probe, key, word, task)
+    if leader is not None:
+        _leave_recent(probe, key)
+    _set_who(probe, key, word, task.group_leader if leader is None else leader)
     a.call("map_lookup_elem", SEEN, key)
-    probe.leave_if(R0, "!=", 0, "deduplicated")
+    if leader is None:
+        probe.leave_if(R0, "!=", 0, "deduplicated")
+    else:
+        probe.count_as("deduplicated")
+        a.jne(R0, 0, remember)
+        probe.load_ids()
+        a.mov(R8, R0)
+        task = a.typed(R8, "task_struct")
     # Only now: what is looked at here is never seen, and a repeat need not pay for it.
     if inner:
-        _leave_inner(probe, file, word, trusted=trusted)
+        _leave_inner(probe, file, word, task if trusted and leader is not None else None, trusted=trusted)
     probe.read_task(R1, task.nsproxy.mnt_ns.ns.inum, word)
     a.stx(u32[mnt_ns], R1)
 
@@ -215,14 +228,64 @@ def record_open(
 
     if path == "walk":
         _hand_over(probe, scratch)
-        return "unreadable"
-    # r0 = length of the path with its NUL; a negative error is a large unsigned number.
-    a.call("d_path", file.f_path, event["path"], PATH_MAX)
-    with a.if_(R0, ">", PATH_MAX):
-        _hand_over(probe, scratch)
-        probe.leave("unreadable")
-    _send(probe, event, key, word, whole=True)
-    return "recorded"
+        if leader is None:
+            probe.count_as("unreadable")
+        else:
+            probe.leave("unreadable")
+    else:
+        # r0 = length of the path with its NUL; a negative error is a large unsigned number.
+        a.call("d_path", file.f_path, event["path"], PATH_MAX)
+        with a.if_(R0, ">", PATH_MAX):
+            _hand_over(probe, scratch)
+            probe.leave("unreadable")
+        _send(probe, event, key, word, whole=True)
+        probe.count_as("recorded")
+    a.bind(remember)
+    if leader is not None:
+        _remember(probe, key)
+
+
+def _place(a: Asm, key: View, dst: Register, member: Register) -> View:
+    """``dst`` = where the MEMBER at ``member`` keeps the open of ``key``; r1 = its inode number."""
+    a.ldx(R1, key.inode)
+    a.mov(dst, R1)
+    a.and_(dst, RECENT - 1)
+    a.lsh(dst, OPENED.size.bit_length() - 1)
+    a.add(dst, member)
+    return a.view(dst, OPENED, MEMBER.field("recent")[0])
+
+
+def _leave_recent(probe: Probe, key: View) -> None:
+    """Leave if the open of ``key`` is among those kept with the process, whose MEMBER is in r7; clobbers r1-r3."""
+    a = probe.a
+    other = a.label("other")
+    a.jeq(R7, 0, other)
+    kept = _place(a, key, R2, R7)
+    a.ldx(R3, kept.inode)
+    a.jne(R3, R1, other)
+    a.ldx(R3, u64[kept["device"]])
+    a.ldx(R1, u64[key["device"]])
+    probe.count_as("deduplicated")
+    a.jump(R3, "==", R1, probe.counted)
+    a.bind(other)
+
+
+def _remember(probe: Probe, key: View) -> None:
+    """Keep the open of ``key``, which is recorded, with its process, for `_leave_recent`; clobbers r0-r5.
+
+    Only by a process of one thread: no other can be reading or writing there, and none can come to be meanwhile.
+    """
+    a = probe.a
+    leader = a.load(R2, probe.current_task(R0).group_leader)
+    assert leader is not None
+    a.load(R1, leader.signal.live.counter)
+    a.jne(R1, 1, probe.counted)
+    a.call("task_storage_get", MARKS, R2, 0, 0)
+    a.jeq(R0, 0, probe.counted)
+    kept = _place(a, key, R2, R0)
+    a.stx(kept.inode, R1)
+    a.ldx(R1, u64[key["device"]])
+    a.stx(u64[kept["device"]], R1)
 
 
 def _hand_over(probe: Probe, scratch: View) -> None:
@@ -250,8 +313,11 @@ def _getter(a: Asm, word: View, trusted: bool) -> _Getter:
     return get
 
 
-def _leave_inner(probe: Probe, file: Typed, word: View, *, trusted: bool) -> None:
+def _leave_inner(probe: Probe, file: Typed, word: View, task: Typed | None, *, trusted: bool) -> None:
     """Leave for a file that a filesystem opens behind another without marking it (_FMODE_INNER); clobbers r0-r5.
+
+    It does so with its own credentials in place of the ``task``'s, which is cheap to look at first.
+
 
     It lies on a mount of the kernel's own (mnt_ns is the error pointer MNT_NS_INTERNAL) of a filesystem that is not:
     overlayfs opens the directories and the sources of copies in its layers like that. Pipes and memfds are on mounts of
@@ -260,6 +326,10 @@ def _leave_inner(probe: Probe, file: Typed, word: View, *, trusted: bool) -> Non
     a = probe.a
     get = _getter(a, word, trusted)
     wanted = a.label("wanted")
+    if task is not None:
+        a.load(R1, task.cred)
+        a.load(R2, task.real_cred)
+        a.jump(R1, "==", R2, wanted)
     get(R3, file.f_path.mnt)
     a.ld_offset(R1, "mount", "mnt_ns")
     a.add(R3, R1)
@@ -293,15 +363,30 @@ def _flag_unlinked(a: Asm, file: Typed, event: View, get: _Getter) -> None:
     a.bind(linked)
 
 
-def _identify(probe: Probe, key: View, word: View, register: Register) -> Typed:
-    """Fill the part of a SEEN_KEY that says who; ``register`` = the current task, returned typed; clobbers r0-r5."""
+def _set_how(probe: Probe, key: View, word: View, task: Typed) -> None:
+    """Fill the part of a key that says how: r1 is f_mode, ``task`` a thread of the process; clobbers r1-r5."""
     a = probe.a
-    task = probe.current_task(register)
-    probe.read_task(R1, task.group_leader.start_time, word)
-    a.stx(key.start_time, R1)
+    a.and_(R1, _FMODE_READ_WRITE)
+    a.stx(key.how, R1)
     probe.read_task(R1, task.self_exec_id, word)
-    a.stx(key.exec_id, R1)
-    return task
+    a.lsh(R1, 2)
+    a.ldx(R2, key.how)
+    a.or_(R1, R2)
+    a.stx(key.how, R1)
+
+
+def _set_who(probe: Probe, key: View, word: View, leader: Typed | Field) -> None:
+    """Fill the part of a key that says who; clobbers r1-r5. The stack has the tgid if ``leader`` is not loaded yet."""
+    a = probe.a
+    probe.read_task(R1, leader.start_time, word)
+    a.rsh(R1, _UNIT_BITS)
+    a.lsh(R1, _TGID_BITS)
+    if isinstance(leader, Typed):
+        a.load(R2, leader.tgid)
+    else:
+        a.ldx(R2, probe.tgid.tgid)
+    a.or_(R1, R2)
+    a.stx(key.who, R1)
 
 
 def _send(probe: Probe, event: View, key: View, word: View, *, whole: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
 from pylsm.audit.arch import Architecture, native
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
-from pylsm.audit.programs.file_open import record_open, tgid_of
+from pylsm.audit.programs.file_open import record_open
 from pylsm.audit.programs.socket_connect import READ, record_connect
 from pylsm.audit.records import SEEN_KEY
 from pylsm.light import TYPE_CHECKING
@@ -75,7 +75,7 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True, arch: Architectur
         a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
     )
     key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
-    probe = Probe(a, verdict=None, typed_task=typed_task, tgid=tgid_of(a, key))
+    probe = Probe(a, verdict=None, typed_task=typed_task)
     a.ldx(R9, u64[R6 + 8])
     a.jslt(R9, 0, untouched)
     a.ldx(R8, u64[R6])
