@@ -113,6 +113,7 @@ def run(code: tuple[Instruction, ...], program: Program, verdict_argument: int, 
 
     special = {
         "map_lookup_elem": lookup,
+        "task_storage_get": lookup,
         "ringbuf_reserve": lambda m, *_: rng.choice((0, record, record)),
         "d_path": lambda m, path, buffer, size, *_: abs(fill(m, buffer, min(size, 64))) or rng.randrange(1, 64),
         "get_current_task": lambda m, *_: base,
