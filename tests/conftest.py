@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -23,9 +24,16 @@ from pylsm.audit.session import Audit  # noqa: E402
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_BPFFS = "/sys/fs/bpf"
 IN_VM = bool(os.environ.get("PYLSM_VM"))
 # Natively these are not even collected: one line says so, in place of a skip for each.
 collect_ignore = [] if IN_VM else ["vm"]
+
+
+def pytest_configure() -> None:
+    # Where no systemd has done so; it stays, since another run of the tests may be using it.
+    if os.geteuid() == 0 and not os.path.ismount(_BPFFS):
+        subprocess.run(["mount", "-t", "bpf", "bpf", _BPFFS], check=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
