@@ -20,9 +20,10 @@ from cases.lab import BACKENDS, Lab  # noqa: E402
 
 from pylsm.audit.session import Audit  # noqa: E402
 
-# A shell starts what runs in its background with SIGINT ignored, which all children would inherit.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background with SIGINT ignored, nohup does so with SIGHUP, and all children inherit it.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _BPFFS = "/sys/fs/bpf"
 IN_VM = bool(os.environ.get("PYLSM_VM"))
