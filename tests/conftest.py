@@ -20,7 +20,7 @@ from cases.lab import BACKENDS, Lab  # noqa: E402
 
 from pylsm.audit.session import Audit  # noqa: E402
 
-# A shell starts what runs in its background with SIGINT ignored, nohup does so with SIGHUP, and all children inherit it.
+# A shell starts what runs in its background with SIGINT ignored, nohup does so with SIGHUP; children inherit both.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
