@@ -26,6 +26,7 @@ _COMMANDS = {
     "detach": "detach",
     "check": "check",
     "verify-log": "verify_log",
+    "schema": "schema",
     "asm": "asm",
     "disasm": "asm",
     "build": "build",

@@ -17,6 +17,7 @@ from time import time_ns
 from typing import Any, NamedTuple
 
 from pylsm.audit.session import Counts
+from pylsm.output.jsonl import VERSION
 
 __all__ = ["Verdict", "render", "verify"]
 
@@ -48,6 +49,7 @@ def render(
     """
     return json.dumps(
         {
+            "version": VERSION,
             "event": "heartbeat",
             "time_ns": time_ns(),
             "session": session,

@@ -2,26 +2,31 @@
 
 Bytes that are no UTF-8 come as U+FFFD in ``comm`` or ``path``; the exact bytes are then in ``comm_hex`` or
 ``path_hex``. All else is ASCII: whatever a name holds, a terminal that shows the line is not controlled by it.
+
+Every line has ``"version":1`` (`VERSION`). It is raised when a field goes or changes its meaning; new fields and new
+kinds of events come without, so a reader takes those it does not know. `pylsm.output.schema` has it as JSON Schema.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quote
 from socket import AF_INET
-from typing import Any
+from typing import Any, Final
 
-from pylsm.audit.events import MINOR_BITS, MODES, Connect, Event, FileOpen
+from pylsm.audit.events import COMMON, MINOR_BITS, MODES, Connect, Event, FileOpen
 from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
 
-__all__ = ["render", "render_by_table", "to_dict"]
+__all__ = ["VERSION", "render", "render_by_table", "to_dict"]
+
+VERSION: Final = 1
 
 _unpack_connect = CONNECT.unpacker.unpack_from
 _unpack_open = FILE_OPEN.unpacker.unpack_from
 _MINOR_MASK = (1 << MINOR_BITS) - 1
 _U32 = (1 << 32) - 1
 _NUL = b"\0"
+_START = f'{{"version":{VERSION},"event":'
 _BOOL = ("false", "true")
 
 
@@ -35,7 +40,7 @@ def render_by_table(event: Event) -> str:
     shown = ",".join(_value(field.name, field.of(event)) for field in event.fields)
     comma = "," if shown else ""
     return (
-        f'{{"event":"{event.name}","time_ns":{event.time_ns},"pid":{event.pid},"tid":{event.tid}'
+        f'{_START}"{event.name}","time_ns":{event.time_ns},"pid":{event.pid},"tid":{event.tid}'
         f',"uid":{event.uid},"gid":{event.gid},"cpu":{event.cpu},"sequence":{event.sequence}'
         f",{_text('comm', event.comm)}{comma}{shown}}}"
     )
@@ -48,7 +53,7 @@ def render_by_table(event: Event) -> str:
 def _connect(event: Any) -> str:
     _, _, _, pid_tgid, uid_gid, time, sequence, comm, cpu, _, _, _ = _unpack_connect(event.record)
     return (
-        f'{{"event":"connect","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
+        f'{_START}"connect","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
         f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},"cpu":{cpu},"sequence":{sequence}'
         f",{_text('comm', comm.partition(_NUL)[0])}"
         f',"dst_ip":"{event.dst_ip}","dport":{event.port}'
@@ -61,7 +66,7 @@ def _open(event: Any) -> str:
         _unpack_open(event.record)
     )
     return (
-        f'{{"event":"open","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
+        f'{_START}"open","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
         f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},"cpu":{cpu},"sequence":{sequence}'
         f",{_text('comm', comm.partition(_NUL)[0])}"
         f',{_text("path", event.path)},"mode":"{MODES[granted & 3]}","open_flags":{open_flags}'
@@ -75,8 +80,21 @@ _BY_HAND: dict[type[Event], Callable[[Any], str]] = {Connect: _connect, FileOpen
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """The event's fields under their names in the output."""
-    fields: dict[str, Any] = json.loads(render(event))
+    """What `render` gives, as values: the event's fields under their names in the output."""
+    fields: dict[str, Any] = {"version": VERSION}
+    for field in (*COMMON, *event.fields):
+        name, value = field.name, field.of(event)
+        if isinstance(value, bytes):
+            fields[name] = shown = value.decode("utf-8", "replace")
+            if shown.encode() != value:
+                fields[name + "_hex"] = value.hex()
+        elif isinstance(value, tuple):
+            raw = [item if isinstance(item, bytes) else item.encode() for item in value]
+            fields[name] = shown_items = [item.decode("utf-8", "replace") for item in raw]
+            if [item.encode() for item in shown_items] != raw:
+                fields[name + "_hex"] = [item.hex() for item in raw]
+        else:
+            fields[name] = value
     return fields
 
 

@@ -185,10 +185,12 @@ def test_json_is_one_ascii_line_that_keeps_every_byte(comm: bytes, path: bytes) 
     assert original(value, "comm") == comm
     assert original(value, "path") == path
     assert json.loads(io.StringIO(line + "\n").readline()) == value
+    assert jsonl.to_dict(cat(comm=comm, path=path)) == value
 
 
 def test_json_fields() -> None:
     assert json.loads(jsonl.render(CURL)) == {
+        "version": 1,
         "event": "connect",
         "time_ns": 1_700_000_000_123_456_789,
         "pid": 4321,
@@ -204,6 +206,7 @@ def test_json_fields() -> None:
         "v4mapped": False,
     }
     assert json.loads(jsonl.render(CAT)) == {
+        "version": 1,
         "event": "open",
         "time_ns": 1_700_000_000_000_000_007,
         "pid": 4321,
@@ -241,7 +244,11 @@ def test_each_kind_is_in_the_table_once() -> None:
     for row in KINDS:
         event = row.make(**({row.layout.tail_name: b""} if row.layout.tail_name else {}))
         value = json.loads(jsonl.render(event))
-        assert [name for name in value if not name.endswith("_hex")] == [f.name for f in (*COMMON, *row.fields)]
+        assert [name for name in value if not name.endswith("_hex")] == [
+            "version",
+            *(f.name for f in (*COMMON, *row.fields)),
+        ]
+        assert jsonl.to_dict(event) == value
         assert value["event"] == row.name
         assert text.render(event).startswith(f"[LSM] {row.name} pid=0 comm=")
         assert repr(event).startswith(type(event).__name__)
