@@ -6,12 +6,12 @@ import argparse
 import errno
 import os
 import signal
-import struct
 import sys
 import time
 from contextlib import ExitStack, suppress
 from typing import NoReturn
 
+from pylsm.audit.held import HeldProcess, execute
 from pylsm.audit.pidns import to_initial
 from pylsm.audit.session import Audit
 from pylsm.cli.follow import Follower
@@ -106,34 +106,15 @@ class _Child:
     def __init__(self, command: list[str], who: Invoker | None) -> None:
         self.name = command[0]
         self.who = who
-        self._status: int | None = None
         self._interrupted = False
-        go_read, self._go = os.pipe()
-        self._failure, failure_write = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                # From now on signals are for the command, although it has yet to begin.
-                for number in (signal.SIGINT, *_FORWARDED):
-                    if signal.getsignal(number) is not signal.SIG_IGN:
-                        signal.signal(number, signal.SIG_DFL)
-                os.close(self._go)
-                if os.read(go_read, 1):  # nothing: pylsm died
-                    _execute(command, who, failure_write)
-            finally:
-                os._exit(REFUSED)
-        os.close(go_read)
-        os.close(failure_write)
-        self.pidfd = os.pidfd_open(self.pid)
+        environment = None if who is None else who.environment
+        self._held = HeldProcess(command, prepare=lambda: become(who), environment=environment)
+        self.pid, self.pidfd, self.wait = self._held.pid, self._held.pidfd, self._held.wait
 
     def release(self) -> int:
         """Let it execute the command; the exit status if that failed, else 0."""
-        os.write(self._go, b"g")
-        report = os.read(self._failure, 4)  # closed without a word by a successful exec
-        if not report:
-            return 0
-        self.wait()
-        return explain(self.name, struct.unpack("=i", report)[0])
+        number = self._held.release()
+        return explain(self.name, number) if number else 0
 
     def on_signal(self, number: int) -> bool:
         """Pass a signal on; whether to stop following."""
@@ -145,25 +126,14 @@ class _Child:
             # The terminal has sent it to the command too. A second one means that the command does not listen.
             self._interrupted = True
             return False
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM if self._interrupted else number)
+        self._held.send(signal.SIGTERM if self._interrupted else number)
         return False
-
-    def wait(self, flags: int = 0) -> int:
-        """The command's exit status, 128+n for a signal; -1 when ``flags`` is WNOHANG and it still runs."""
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, flags)
-            if not pid:
-                return -1
-            self._status = status
-        code = os.waitstatus_to_exitcode(self._status)
-        return code if code >= 0 else 128 - code
 
     def end(self, audit: Audit) -> None:
         """End the command and its family: ask, wait a little, kill."""
         for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
             members = audit.members()
-            for pid in {self.pid, *members} if self._status is None else members:
+            for pid in members if self._held.ended else {self.pid, *members}:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, number)
             deadline = time.monotonic() + patience
@@ -176,28 +146,16 @@ class _Child:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.close(self._go)
-        os.close(self._failure)
-        if self._status is None and self.wait(os.WNOHANG) < 0 and exception[0] is not None:
-            # Never released, or given up with an error: nothing may stay behind.
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            self.wait()
-        os.close(self.pidfd)
+        # Never released, or given up with an error: nothing may stay behind.
+        self._held.close(kill=exception[0] is not None)
 
 
-def _execute(command: list[str], who: Invoker | None, failure: int = -1) -> NoReturn:
-    """Become the command, as ``who``; if that fails, report the errno to ``failure`` or explain it, and exit."""
-    # What Python ignores; what is caught gets its default by exec, and what the caller ignored stays ignored.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+def _execute(command: list[str], who: Invoker | None) -> NoReturn:
+    """Become the command, as ``who``, or explain why not and exit."""
     try:
         become(who)
-        os.execvpe(command[0], command, os.environ if who is None else who.environment)
+        execute(command, None if who is None else who.environment)
     except OSError as error:
-        if failure >= 0:
-            os.write(failure, struct.pack("=i", error.errno or 0))
-            os._exit(REFUSED)
         sys.exit(explain(command[0], error.errno or 0))
 
 
