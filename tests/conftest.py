@@ -57,7 +57,7 @@ def source() -> str:
 
 @pytest.fixture(scope="session")
 def shared_audit(source: str) -> Iterator[Audit]:
-    with Audit(source=source) as audit:
+    with Audit(source=source, events=("connect", "open")) as audit:
         yield audit
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import _socket as socket  # without what socket adds to it, which costs a third of what starting Python does
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from pylsm.audit.records import (
@@ -26,6 +26,7 @@ from pylsm.audit.records import (
     KIND_OPEN,
     SOURCE_LSM,
 )
+from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.record import Record
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     _E = TypeVar("_E", bound="Event")
 
-__all__ = ["COMMON", "KINDS", "Connect", "Event", "Field", "FileOpen"]
+__all__ = ["COMMON", "DEFAULT", "KINDS", "Connect", "Event", "Field", "FileOpen", "choose"]
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
 MODES = ("-", "r", "w", "rw")  # by FMODE_READ (1) and FMODE_WRITE (2)
@@ -92,6 +93,7 @@ class Event:
         name: of the kind, as in ``--events`` and in the output.
         kind: its number in a record.
         layout: of its record.
+        programs: names of the programs that record it, each in some of the sources.
         default: it is recorded unless events are chosen.
         summary: what it is, for the documentation.
         fields: in JSON, behind those of all (`COMMON`).
@@ -108,6 +110,7 @@ class Event:
     name: ClassVar[str]
     kind: ClassVar[int]
     layout: ClassVar[Record]
+    programs: ClassVar[tuple[str, ...]]
     default: ClassVar[bool] = False
     summary: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]] = ()
@@ -207,6 +210,7 @@ class Connect(Event):
     name = "connect"
     kind = KIND_CONNECT
     layout = CONNECT
+    programs = ("socket_connect", "sys_enter")
     default = True
     summary = "an attempt to connect a socket over IPv4 or IPv6, whatever becomes of it, with the address as given"
     flag_names = ("v4mapped",)
@@ -269,6 +273,7 @@ class FileOpen(Event):
     name = "open"
     kind = KIND_OPEN
     layout = FILE_OPEN
+    programs = ("file_open", "sys_exit")
     default = True
     summary = "a file opened, once per process incarnation (start time and exec), device, inode and access mode"
     flag_names = ("basename", "truncated", "unlinked")
@@ -357,3 +362,33 @@ COMMON: Final = (
 
 #: Every kind of event, in the order in which they are listed.
 KINDS: Final[tuple[type[Event], ...]] = (Connect, FileOpen)
+
+#: Names of those that are recorded unless events are chosen.
+DEFAULT: Final = tuple(kind.name for kind in KINDS if kind.default)
+
+
+def choose(names: Iterable[str]) -> tuple[str, ...]:
+    """The kinds that these names stand for, in the order of `KINDS`.
+
+    Args:
+        names: of kinds; "default" stands for `DEFAULT`, "all" for all.
+
+    Raises:
+        PylsmError: there is no such kind, or none is named.
+    """
+    groups = {"default": DEFAULT, "all": tuple(kind.name for kind in KINDS)}
+    known = {**{name: (name,) for name in groups["all"]}, **groups}
+    chosen: set[str] = set()
+    for name in names:
+        if name not in known:
+            from pylsm.btf.nearest import nearest_names
+
+            near = nearest_names(name, known, 1)
+            raise PylsmError(
+                f"there is no kind of event {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+                hint="there are: " + ", ".join(known),
+            )
+        chosen.update(known[name])
+    if not chosen:
+        raise PylsmError("no kind of event is named", hint="there are: " + ", ".join(known))
+    return tuple(name for name in groups["all"] if name in chosen)

@@ -9,7 +9,7 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["COUNTS", "MARKED", "MARKS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS"]
+__all__ = ["COUNTS", "MARKED", "MARKS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS", "table_of"]
 
 _NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, include/uapi/linux/bpf.h: a storage map has to have it
 
@@ -30,3 +30,8 @@ COUNTS: Final = MapSpec("pylsm_counts", MapType.PERCPU_ARRAY, key=4, value=8, ma
 SCRATCHES: Final = MapSpec("pylsm_scratch", MapType.PERCPU_ARRAY, key=4, value=SCRATCH, max_entries=3)
 #: The program that walks a path (pylsm.audit.programs.path), to be tail-called.
 WALKERS: Final = MapSpec("pylsm_walkers", MapType.PROG_ARRAY, key=4, value=4, max_entries=1)
+
+
+def table_of(walker: str) -> str:
+    """The name of the program array in which the walker of this name is looked for."""
+    return WALKERS.name

@@ -64,6 +64,7 @@ class State(NamedTuple):
         tag: the value in the map of traced processes that marks this audit's family.
         baseline: counts of the kernel's counters that are not the audit's (its self-tests).
         records: layout of each record and key, by name; what two versions both have must be the same.
+        events: names of the kinds of events that are recorded.
     """
 
     version: str
@@ -71,6 +72,7 @@ class State(NamedTuple):
     tag: int
     baseline: list[int]
     records: dict[str, str]
+    events: list[str]
 
 
 class PinnedAudit:
@@ -251,14 +253,14 @@ class PinnedAudit:
                 )
             link.pin(self._at(f"link-{name}"))
 
-    def finish(self, source: str, tag: bytes, baseline: Sequence[int]) -> None:
+    def finish(self, source: str, tag: bytes, baseline: Sequence[int], events: Sequence[str]) -> None:
         """Note the `State`; with the first one the directory is complete.
 
         Args:
-            source, baseline: see `State`.
+            source, baseline, events: see `State`.
             tag: as it is in the map.
         """
-        state = State(pylsm.__version__, source, struct.unpack("=I", tag)[0], list(baseline), layouts())
+        state = State(pylsm.__version__, source, struct.unpack("=I", tag)[0], list(baseline), layouts(), list(events))
         text = json.dumps(state._asdict()).encode().ljust(_STATE.value_size, b"\0")
         if self._has("state"):
             with Map.open_pinned(self._at("state"), _STATE) as stored:
@@ -459,7 +461,7 @@ def _decode(value: bytes, path: str) -> State:
     try:
         raw: dict[str, Any] = json.loads(value.rstrip(b"\0"))
         state = State(**raw)
-        for part, kind in zip(state, (str, str, int, list, dict)):
+        for part, kind in zip(state, (str, str, int, list, dict, list)):
             if not isinstance(part, kind):
                 raise ValueError(f"{part!r} is no {kind.__name__}")
     except (ValueError, TypeError) as error:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
+from pylsm.asm.maps import MapType
 from pylsm.audit import maps
 from pylsm.audit.cache import Cache
 from pylsm.audit.decode import Decoder
-from pylsm.audit.events import Connect, Event, FileOpen
+from pylsm.audit.events import DEFAULT, KINDS, Connect, Event, FileOpen, choose
 from pylsm.audit.marks import Marks
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.records import COUNTERS
@@ -94,16 +95,20 @@ class Audit:
         pin: a new directory below /sys/fs/bpf that keeps the audit in the kernel: it goes on when this process ends,
             until another one continues it (`adopt`) or `pylsm.audit.pinned.remove` ends it.
         settle: False leaves to the caller when `settle` is called, which has to be soon.
+        events: names of the kinds of events to be recorded (`pylsm.audit.events.KINDS`), "default" and "all" among
+            them; by default those that say so. Programs of other kinds are not loaded.
 
     Attributes:
         source: the `Source` in use.
+        events: names of the kinds of events that were asked for.
+        unseen: those of them that no program of `source` can record on this kernel.
         variant: which `Variant` of it this kernel took.
         refused: reasons by name of the better sources that could not be used.
         continued: it was another process's before (`adopt`); `counts` has that one's too.
 
     Raises:
         UnavailableError: no source works; BlindError is among its reasons when one attached and saw nothing.
-        PylsmError: a map that cannot be shared, a size the kernel does not take.
+        PylsmError: a map that cannot be shared, a size the kernel does not take, a kind of event that there is not.
     """
 
     def __init__(
@@ -117,7 +122,9 @@ class Audit:
         btf: str | None = None,
         pin: str | os.PathLike[str] | PinnedAudit | None = None,
         settle: bool = True,
+        events: Iterable[str] | None = None,
     ) -> None:
+        self.events = DEFAULT if events is None else choose(events)
         self.refused: dict[str, PylsmError] = {}
         self._btf = None
         if btf is not None:
@@ -130,12 +137,16 @@ class Audit:
         self._backlog: list[Event] = []
         self._cache = Cache()
         self._prepared: list[tuple[str, Sequence[object], Image]] = []
-        self._walker: Object | None = None
+        self._walkers: Object | None = None
+        self._walker_names: set[str] = set()
         self._baseline = Counts._make([0] * len(Counts._fields))
         with ExitStack() as stack:
             self._pinned = stack.enter_context(_pinned(pin)) if pin is not None else None
             self.continued = self._pinned is not None and self._pinned.state is not None
             if self._pinned is not None and self.continued:
+                if events is None:
+                    assert self._pinned.state is not None
+                    self.events = choose(self._pinned.state.events)
                 source, traced_map, ring = self._continue(self._pinned)
             traced, records = maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)
             own = self._maps([traced, records])
@@ -154,14 +165,17 @@ class Audit:
                 recorded, numbered = self._baseline.recorded + self._tested, self._baseline.numbered + self._tested
                 self._baseline = self._baseline._replace(recorded=recorded, numbered=numbered)
             if self._pinned is not None:
-                self._pinned.finish(self.source.name, self._tag, self._baseline[: len(COUNTERS.fields)])
-            stack.callback(self._close_walker)
+                counted = self._baseline[: len(COUNTERS.fields)]
+                self._pinned.finish(self.source.name, self._tag, counted, self.events)
+            stack.callback(self._close_walkers)
             if settle:
                 self.settle()
             self._stack = stack.pop_all()
 
     @classmethod
-    def adopt(cls, path: str | os.PathLike[str], *, btf: str | None = None) -> Audit:
+    def adopt(
+        cls, path: str | os.PathLike[str], *, btf: str | None = None, events: Iterable[str] | None = None
+    ) -> Audit:
         """Continue an audit that another process pinned: its family, its records that wait, its counts.
 
         The programs of this version take over from those that run, without a run of a hook that is seen by neither or
@@ -170,6 +184,7 @@ class Audit:
         Args:
             path: the directory that ``pin`` was given.
             btf: see `Audit`.
+            events: kinds of events from now on; by default those that are recorded already.
 
         Raises:
             PinnedError: there is no whole audit of a version that fits, or another process has it; it is left as it is.
@@ -177,7 +192,7 @@ class Audit:
         """
         from pylsm.audit.pinned import PinnedAudit
 
-        return cls(pin=PinnedAudit.adopt(path), btf=btf)
+        return cls(pin=PinnedAudit.adopt(path), btf=btf, events=events)
 
     def _continue(self, pinned: PinnedAudit) -> tuple[str, Map, Map]:
         """Source, family and ring of the audit that is adopted."""
@@ -222,7 +237,7 @@ class Audit:
 
     def _open(self, source: Source) -> Object:
         for variant in source.variants:
-            plan = Plan(source.name, variant)
+            plan = Plan(source.name, variant, self.events)
             try:
                 opened = self._load(plan)
             except LACKING:
@@ -234,12 +249,17 @@ class Audit:
                 if self._pinned is None:
                     opened.attach()
                 else:
-                    hooked = [name for name in opened.programs if name != self._walker_name]
+                    hooked = [name for name in opened.programs if name not in self._walker_names]
                     self._pinned.install(opened, hooked, self._btf)
                 self._self_test(source)
                 self.variant, self._plan = variant, plan
+                self.unseen = tuple(
+                    kind.name
+                    for kind in KINDS
+                    if kind.name in self.events and opened.programs.keys().isdisjoint(kind.programs)
+                )
             except BaseException:
-                self._close_walker()
+                self._close_walkers()
                 opened.close()
                 if self._pinned is not None:
                     self._pinned.abandon()
@@ -248,25 +268,32 @@ class Audit:
         raise AssertionError("a source without variants")
 
     def _load(self, plan: Plan) -> Object:
-        shared = {maps.TRACED.name: self._traced, maps.RING.name: self._ring_map}
         if self._pinned is not None:
             from pylsm.audit.proof import require_observe_only
 
-            programs = [*plan.programs(), plan.walker()]
+            walkers = plan.walkers()
+            programs = [*plan.programs(), *walkers]
             require_observe_only(programs, self._btf)
-            loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **shared})
+            used = {spec.name for program in programs for spec in program.maps}
+            loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **self._own(used)})
             self._marks = Marks(loaded.maps, owned=self._owns_family, adopted=self._pinned.state is not None)
-            self._set_walker(loaded, loaded, programs[-1].name)
+            self._set_walkers(loaded, loaded, [program.name for program in walkers])
             return loaded
-        loaded = Object(self._image(plan, "hooks", plan.programs), reuse=shared)
+        image = self._image(plan, "hooks", plan.programs)
+        loaded = Object(image, reuse=self._own(map.name for map in image.maps))
         self._marks = Marks(loaded.maps, owned=self._owns_family)
         if not plan.walks_late:
             try:
-                self._add_walker(plan, loaded)
+                self._add_walkers(plan, loaded)
             except BaseException:
                 loaded.close()
                 raise
         return loaded
+
+    def _own(self, used: Iterable[str]) -> dict[str, Map]:
+        """Of the maps that are there before any program, those that are used."""
+        there = {maps.TRACED.name: self._traced, maps.RING.name: self._ring_map}
+        return {name: there[name] for name in used if name in there}
 
     def _image(self, plan: Plan, part: str, programs: Callable[[], list[Program]]) -> Image:
         """The prepared programs, from the cache or made and proved now; what is made is kept by `settle`."""
@@ -295,28 +322,32 @@ class Audit:
             self._prepared.append(("maps", request, image))
         return {map.name: map for map in image.maps}
 
-    def _add_walker(self, plan: Plan, loaded: Object) -> None:
-        image = self._image(plan, "walker", lambda: [plan.walker()])
-        walker = Object(image, reuse={map.name: loaded.maps[map.name] for map in image.maps if map.name in loaded.maps})
-        self._walker = walker
-        self._set_walker(loaded, walker, image.programs[0].name)
+    def _add_walkers(self, plan: Plan, loaded: Object) -> None:
+        if all(map.type != MapType.PROG_ARRAY for map in loaded.maps.values()):
+            return  # no program calls any
+        image = self._image(plan, "walkers", plan.walkers)
+        names = {map.name for map in image.maps}
+        known = {name: map for name, map in loaded.maps.items() if name in names}
+        self._walkers = Object(image, reuse={**known, **self._own(names)})
+        self._set_walkers(loaded, self._walkers, [program.name for program in image.programs])
 
-    def _set_walker(self, loaded: Object, holder: Object, name: str) -> None:
-        self._walker_name = name
-        loaded.maps[maps.WALKERS.name].update(bytes(4), struct.pack("=I", holder.programs[name].fileno()))
+    def _set_walkers(self, loaded: Object, holder: Object, names: Iterable[str]) -> None:
+        self._walker_names = set(names)
+        for name in self._walker_names:
+            loaded.maps[maps.table_of(name)].update(bytes(4), struct.pack("=I", holder.programs[name].fileno()))
 
-    def _close_walker(self) -> None:
-        walker, self._walker = self._walker, None
-        if walker is not None:
-            walker.close()
+    def _close_walkers(self) -> None:
+        walkers, self._walkers = self._walkers, None
+        if walkers is not None:
+            walkers.close()
 
     def settle(self) -> None:
         """Do what a start need not wait for; done by the constructor unless it was told not to.
 
         Until then a path that is too long for the kernel's own helper comes as its last component, marked ``basename``.
         """
-        if self._pinned is None and self._walker is None:
-            self._add_walker(self._plan, self._object)
+        if self._pinned is None and self._walkers is None:
+            self._add_walkers(self._plan, self._object)
         prepared, self._prepared = self._prepared, []
         for name, request, image in prepared:
             self._cache.store(name, request, image)
@@ -327,6 +358,7 @@ class Audit:
         Raises:
             BlindError: one of them did not come out of the ring.
         """
+        wanted = {kind for kind in (Connect, FileOpen) if kind.name in self.events}
         me = initial_tgid()
         # What waits in the ring of an adopted audit makes room, and may be of an earlier process with this number.
         self._backlog = self._drain()
@@ -353,12 +385,12 @@ class Audit:
                     self._tested += 1
                 else:
                     self._backlog.append(event)
-            if seen >= {Connect, FileOpen}:
+            if seen >= wanted:
                 return
             left = deadline - time.monotonic()
             if left <= 0 or not self._ring.wait(left):
                 break
-        got = ", ".join(f"{kind.__name__}: {'seen' if kind in seen else 'not seen'}" for kind in (Connect, FileOpen))
+        got = ", ".join(f"{kind.__name__}: {'seen' if kind in seen else 'not seen'}" for kind in wanted)
         raise BlindError(
             f"{source.name} programs are attached but do not see this process's own open and connect ({got})",
             hint="is bpf in /sys/kernel/security/lsm? python -m pylsm check says what is missing",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 
+from pylsm.audit.events import DEFAULT
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, ResolveError, VerifierError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pylsm.asm import Program
     from pylsm.audit.programs.hooks import Hook
+    from pylsm.audit.programs.table import Row
 
 __all__ = ["LACKING", "SOURCES", "Plan", "Source", "Variant"]
 
@@ -44,16 +45,14 @@ class Source(NamedTuple):
         blind_spots: what it cannot see, for the operator.
         variants: in the order they are tried.
         kernel_btf: it needs the running kernel's own type information; otherwise a BTF file will do.
-        programs: the programs of a variant that see events.
-        walker: a variant's program for the map `maps.WALKERS`, to be put there before the others are attached.
+        hook: how its programs are entered: name of a `Hook`, "" where each has its own tracepoint.
     """
 
     name: str
     blind_spots: tuple[str, ...]
     variants: tuple[Variant, ...]
     kernel_btf: bool
-    programs: Callable[[Variant], list[Program]]
-    walker: Callable[[Variant], Program]
+    hook: str
 
     def family(self, variant: Variant) -> list[Program]:
         """The programs that keep the family: attached before any process is added to it."""
@@ -63,13 +62,35 @@ class Source(NamedTuple):
         programs = [family.sched_process_fork(marks=marks), family.sched_process_exit()]
         return [*programs, family.sched_process_exec()] if marks else programs
 
-    def attached(self, variant: Variant) -> list[Program]:
-        """All programs that are attached, in this order."""
-        return [*self.family(variant), *self.programs(variant)]
+    # The modules of the programs, and the assembler, are imported when programs are made: no start from the cache does.
 
-    def all(self, variant: Variant) -> list[Program]:
-        """All programs: those attached, and the walker that they call."""
-        return [*self.attached(variant), self.walker(variant)]
+    def rows(self, events: Sequence[str] = DEFAULT) -> list[Row]:
+        """The rows of the programs that see these kinds of events."""
+        from pylsm.audit.programs.table import ROWS
+
+        return [row for row in ROWS if row.event in events and self.name in row.sources]
+
+    def programs(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+        """The programs that see these kinds of events."""
+        return [row.make(self._entered(), variant) for row in self.rows(events)]
+
+    def walkers(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+        """The programs that those call (`maps.table_of` has where they are looked for)."""
+        return [row.walker(self._entered(), variant) for row in self.rows(events) if row.walker is not None]
+
+    def attached(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+        """All programs that are attached, in this order."""
+        return [*self.family(variant), *self.programs(variant, events)]
+
+    def all(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+        """All programs: those attached, and the walkers that they call."""
+        return [*self.attached(variant, events), *self.walkers(variant, events)]
+
+    def _entered(self) -> Hook:
+        from pylsm.audit.programs import hooks
+
+        entered: Hook = getattr(hooks, self.hook or "TRACEPOINT")
+        return entered
 
 
 class Plan(NamedTuple):
@@ -78,17 +99,19 @@ class Plan(NamedTuple):
     Attributes:
         source: name of the `Source`.
         variant: what they may use of the kernel.
+        events: names of the kinds of events, in the order of `pylsm.audit.events.KINDS`.
         options: what was asked for, as (name, value) pairs; values compare and print by what they mean.
     """
 
     source: str
     variant: Variant
+    events: tuple[str, ...] = DEFAULT
     options: tuple[tuple[str, object], ...] = ()
 
     @property
     def name(self) -> str:
         """A name for a file; not unique where there are options."""
-        return f"{self.source}-{self.variant.name}"
+        return "-".join((self.source, self.variant.name, *(self.events if self.events != DEFAULT else ())))
 
     @property
     def walks_late(self) -> bool:
@@ -97,47 +120,14 @@ class Plan(NamedTuple):
 
     def programs(self) -> list[Program]:
         """The programs to be attached, in that order: the family's first."""
-        return self._made_by().attached(self.variant)
+        return self._made_by().attached(self.variant, self.events)
 
-    def walker(self) -> Program:
-        """The program for the map `maps.WALKERS`."""
-        return self._made_by().walker(self.variant)
+    def walkers(self) -> list[Program]:
+        """The programs that those call."""
+        return self._made_by().walkers(self.variant, self.events)
 
     def _made_by(self) -> Source:
         return next(source for source in SOURCES if source.name == self.source)
-
-
-# The modules of the programs, and the assembler, are imported when programs are made: not at a start from the cache.
-
-
-def _hooks(name: str, variant: Variant) -> list[Program]:
-    """Programs where the kernel asks its security modules; ``name`` is that of a `Hook`."""
-    from pylsm.audit.programs import hooks
-    from pylsm.audit.programs.table import ROWS
-
-    hook: Hook = getattr(hooks, name)
-    return [row.make(hook, variant) for row in ROWS]
-
-
-def _hook_walker(name: str, variant: Variant) -> Program:
-    from pylsm.audit.programs import hooks
-    from pylsm.audit.programs.file_open import path_walker
-
-    hook: Hook = getattr(hooks, name)
-    verdict = 1 if hook.verdict else None
-    return path_walker(hook.section("file_open"), "file_open_walk", verdict, typed_task=variant.typed_task)
-
-
-def _raw_tracepoint(variant: Variant) -> list[Program]:
-    from pylsm.audit.programs import syscalls
-
-    return [syscalls.sys_enter(), syscalls.sys_exit(typed_task=variant.typed_task, atomics=variant.fetching_atomics)]
-
-
-def _raw_tracepoint_walker(variant: Variant) -> Program:
-    from pylsm.audit.programs.file_open import path_walker
-
-    return path_walker("raw_tp/sys_exit", "sys_exit_walk", typed_task=variant.typed_task)
 
 
 _D_PATH: Final = Variant("d_path", "d_path", True, True)
@@ -154,14 +144,13 @@ _DENIED: Final = "the verdict of the security modules: what one of them denies i
 
 SOURCES: Final = (
     # Before 6.1 the verifier refuses bpf_d_path in this hook.
-    Source("lsm", _NOT_HOOKED, (_D_PATH, _WALK, _WALK_OLD), True, partial(_hooks, "LSM"), partial(_hook_walker, "LSM")),
+    Source("lsm", _NOT_HOOKED, (_D_PATH, _WALK, _WALK_OLD), True, "LSM"),
     Source(
         "fentry",
         (*_NOT_HOOKED, _DENIED),
         (_D_PATH, _D_PATH_OLD),
         True,
-        partial(_hooks, "FENTRY"),
-        partial(_hook_walker, "FENTRY"),
+        "FENTRY",
     ),
     Source(
         "kprobe",
@@ -173,8 +162,7 @@ SOURCES: Final = (
         ),
         (_WALK, _WALK_OLD),
         False,
-        partial(_hooks, "KPROBE"),
-        partial(_hook_walker, "KPROBE"),
+        "KPROBE",
     ),
     Source(
         "raw_tracepoint",
@@ -188,7 +176,6 @@ SOURCES: Final = (
         ),
         (_WALK, _WALK_OLD),
         False,
-        _raw_tracepoint,
-        _raw_tracepoint_walker,
+        "",
     ),
 )

@@ -152,10 +152,12 @@ def _print(code: list[Instruction], options: argparse.Namespace, names: Names | 
 
 def _probe(options: argparse.Namespace) -> int:
     from pylsm.asm.disasm import listing, program_text
+    from pylsm.audit.events import choose
     from pylsm.audit.sources import SOURCES
 
     programs: dict[str, Program] = {}
-    for made in [p for s in SOURCES for p in s.attached(s.variants[0])]:
+    everything = choose(["all"])
+    for made in [p for s in SOURCES for p in s.attached(s.variants[0], everything)]:
         programs.setdefault(made.name, made)
     wanted = programs.get(options.probe) or next((p for p in programs.values() if p.section == options.probe), None)
     if wanted is None:

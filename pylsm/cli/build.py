@@ -71,8 +71,8 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf], dict[str, list[str]]]:
-    """Pylsm's programs, the types they name, and what their program array holds."""
-    from pylsm.audit.maps import WALKERS
+    """Pylsm's programs, the types they name, and what their program arrays hold."""
+    from pylsm.audit.maps import table_of
     from pylsm.audit.programs.common import KERNEL
     from pylsm.audit.sources import SOURCES
 
@@ -83,8 +83,8 @@ def _own(options: argparse.Namespace) -> tuple[list[Program], list[Btf], dict[st
             f"source {source.name} has no variant {options.variant!r}",
             hint="there are: " + ", ".join(variant.name for variant in source.variants),
         )
-    programs = source.all(wanted[0])
-    return programs, [KERNEL], {WALKERS.name: [programs[-1].name]}
+    slots = {table_of(walker.name): [walker.name] for walker in source.walkers(wanted[0])}
+    return source.all(wanted[0]), [KERNEL], slots
 
 
 def _named(functions: Sequence[str]) -> tuple[list[Program], list[Btf]]:

@@ -8,7 +8,7 @@ import mmap
 import pwd
 from collections.abc import Callable
 
-from pylsm.audit.events import Event
+from pylsm.audit.events import DEFAULT, Event, choose
 from pylsm.audit.session import Audit, UnavailableError
 from pylsm.cli.follow import describe
 from pylsm.cli.status import say
@@ -83,8 +83,23 @@ def seconds(text: str) -> float:
     return value
 
 
+def kinds(text: str) -> tuple[str, ...]:
+    """Kinds of events, joined by commas."""
+    try:
+        return choose(name.strip() for name in text.split(",") if name.strip())
+    except PylsmError as error:
+        raise argparse.ArgumentTypeError(f"{error}; {error.hint}") from None
+
+
 def add_audit_options(parser: argparse.ArgumentParser) -> None:
-    """Output, source and map options."""
+    """What is recorded; output, source and map options."""
+    parser.add_argument(
+        "--events",
+        type=kinds,
+        metavar="KIND,...",
+        help='what to record: kinds of events, "default" or "all" (default: ' + ",".join(DEFAULT) + "; "
+        "docs/events.md has all kinds)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--format",
@@ -180,7 +195,7 @@ def open_audit(options: argparse.Namespace, *, settle: bool = True) -> Audit:
     pin = getattr(options, "pin", None)
     try:
         if getattr(options, "adopt", None) is not None:
-            return Audit.adopt(options.adopt, btf=options.btf)
+            return Audit.adopt(options.adopt, btf=options.btf, events=options.events)
         return Audit(
             source=source,
             ring_bytes=options.ring_size,
@@ -190,6 +205,7 @@ def open_audit(options: argparse.Namespace, *, settle: bool = True) -> Audit:
             btf=options.btf,
             pin=pin,
             settle=settle,
+            events=options.events,
         )
     except UnavailableError as error:
         if options.if_unavailable != "skip":
@@ -208,6 +224,8 @@ def announce(audit: Audit, what: str, quiet: bool) -> None:
             f"warning: {first} cannot be used ({reason}){more}; `pylsm check` has all the reasons. "
             f"Falling back to {audit.source.name}, which does not see: {blind_spots}"
         )
+    if audit.unseen:
+        say(f"warning: {audit.source.name} cannot record here: {', '.join(audit.unseen)}")
     if not quiet:
         say(f"attached to {what}; source {audit.source.name}")
         if not audit.refused:

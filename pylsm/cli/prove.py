@@ -61,12 +61,14 @@ def prove(as_json: bool) -> int:
 
 def _load(source: Source) -> tuple[Variant, Object]:
     """The first variant of a source that loads here, proved as sent."""
+    from pylsm.audit.events import choose
     from pylsm.audit.proof import require_observe_only
     from pylsm.audit.sources import LACKING
     from pylsm.loader import Object
 
+    everything = choose(["all"])
     for variant in source.variants:
-        programs = source.all(variant)
+        programs = source.all(variant, everything)
         require_observe_only(programs)
         try:
             return variant, Object(programs)

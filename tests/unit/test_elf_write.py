@@ -320,8 +320,8 @@ def test_sections_and_symbols_are_what_the_abi_says() -> None:
 
 def test_a_program_array_is_written_with_its_programs() -> None:
     variant = SOURCES[0].variants[0]
-    walker = SOURCES[0].walker(variant)
-    programs = [*SOURCES[0].programs(variant), walker]
+    (walker,) = SOURCES[0].walkers(variant, ["open"])
+    programs = [*SOURCES[0].programs(variant, ["open"]), walker]
     data = write_object(programs, types=[KERNEL], slots={"pylsm_walkers": [walker.name]})
     assert ObjectFile(data)._slots == {"pylsm_walkers": {0: walker.name}}
     for slots, said in (

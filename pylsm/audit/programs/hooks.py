@@ -10,7 +10,7 @@ from pylsm.light import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["FENTRY", "HOOKS", "KPROBE", "LSM", "Hook"]
+__all__ = ["FENTRY", "HOOKS", "KPROBE", "LSM", "TRACEPOINT", "Hook"]
 
 
 class Hook(NamedTuple):
@@ -49,3 +49,5 @@ LSM: Final = Hook("lsm", "", True, True)
 FENTRY: Final = Hook("fentry", "security_", False, True)
 KPROBE: Final = Hook("kprobe", "security_", False, False)
 HOOKS: Final = (LSM, FENTRY, KPROBE)
+#: Raw tracepoints: what is there in the context differs from one to the next.
+TRACEPOINT: Final = Hook("raw_tp", "", False, False)

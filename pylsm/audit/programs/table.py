@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pylsm.asm import Program
-from pylsm.audit.programs.file_open import file_open
+from pylsm.audit.programs import syscalls
+from pylsm.audit.programs.file_open import file_open, path_walker
 from pylsm.audit.programs.hooks import Hook
 from pylsm.audit.programs.socket_connect import socket_connect
 from pylsm.light import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
     from pylsm.audit.sources import Variant
 
-__all__ = ["ROWS", "Row"]
+__all__ = ["HOOKED", "ROWS", "SYSCALLS", "Row"]
+
+#: The sources that stand where the kernel asks its security modules; and the one that sees system calls.
+HOOKED: Final = ("lsm", "fentry", "kprobe")
+SYSCALLS: Final = ("raw_tracepoint",)
 
 
 class Row(NamedTuple):
@@ -23,20 +28,43 @@ class Row(NamedTuple):
 
     Attributes:
         event: the kind's name.
-        hook: the security hook it is entered by, without "security_".
+        hook: where it is entered: a security hook, without "security_", or a tracepoint.
+        sources: names of the sources that it belongs to.
         make: the program, for a way to be entered and a variant.
+        walker: the program that this one calls for a path, where it calls one.
     """
 
     event: str
     hook: str
+    sources: tuple[str, ...]
     make: Callable[[Hook, Variant], Program]
+    walker: Callable[[Hook, Variant], Program] | None = None
+
+
+def _connect(hook: Hook, variant: Variant) -> Program:
+    return socket_connect(hook, typed_task=variant.typed_task)
 
 
 def _open(hook: Hook, variant: Variant) -> Program:
     return file_open(variant.path, hook, typed_task=variant.typed_task, atomics=variant.fetching_atomics)
 
 
+def _open_walker(hook: Hook, variant: Variant) -> Program:
+    verdict = 1 if hook.verdict else None
+    return path_walker(hook.section("file_open"), "file_open_walk", verdict, typed_task=variant.typed_task)
+
+
+def _open_call(hook: Hook, variant: Variant) -> Program:
+    return syscalls.sys_exit(typed_task=variant.typed_task, atomics=variant.fetching_atomics)
+
+
+def _open_call_walker(hook: Hook, variant: Variant) -> Program:
+    return path_walker("raw_tp/sys_exit", "sys_exit_walk", typed_task=variant.typed_task)
+
+
 ROWS: Final = (
-    Row("connect", "socket_connect", lambda hook, variant: socket_connect(hook, typed_task=variant.typed_task)),
-    Row("open", "file_open", _open),
+    Row("connect", "socket_connect", HOOKED, _connect),
+    Row("connect", "sys_enter", SYSCALLS, lambda hook, variant: syscalls.sys_enter()),
+    Row("open", "file_open", HOOKED, _open, _open_walker),
+    Row("open", "sys_exit", SYSCALLS, _open_call, _open_call_walker),
 )

@@ -1,0 +1,6 @@
+"""tests/cases/kinds.py, natively over raw tracepoints."""
+
+import pytest
+from cases.kinds import *  # noqa: F403
+
+pytestmark = pytest.mark.root

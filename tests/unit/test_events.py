@@ -1,0 +1,50 @@
+"""The table of kinds, and how kinds are chosen."""
+
+from __future__ import annotations
+
+import pytest
+
+from pylsm.audit.events import DEFAULT, KINDS, choose
+from pylsm.audit.programs.table import ROWS
+from pylsm.audit.sources import SOURCES, Plan
+from pylsm.errors import PylsmError
+
+NAMES = tuple(kind.name for kind in KINDS)
+
+
+def test_chosen_by_name_in_the_order_of_the_table() -> None:
+    assert choose(["open", "connect", "open"]) == ("connect", "open")
+    assert choose(["default"]) == DEFAULT
+    assert choose(["all"]) == NAMES
+
+
+def test_a_name_that_is_none_gets_the_nearest() -> None:
+    with pytest.raises(PylsmError, match=r"no kind of event 'conect'; did you mean 'connect'\?") as error:
+        choose(["open", "conect"])
+    assert "connect" in error.value.hint
+    with pytest.raises(PylsmError, match="no kind of event is named"):
+        choose([])
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_a_program_is_named_by_its_kind(source: object) -> None:
+    """By its name a program that was loaded from the cache is known for that of its kind."""
+    for source in SOURCES:
+        for row in source.rows(NAMES):
+            kind = next(kind for kind in KINDS if kind.name == row.event)
+            (program,) = source.programs(source.variants[0], [row.event])
+            assert program.name in kind.programs
+    assert {program for kind in KINDS for program in kind.programs} == {
+        program.name for source in SOURCES for program in source.programs(source.variants[0], NAMES)
+    }
+    assert {row.event for row in ROWS} == set(NAMES)
+
+
+def test_only_programs_of_the_chosen_kinds_are_made() -> None:
+    lsm = SOURCES[0]
+    plan = Plan("lsm", lsm.variants[0], ("open",))
+    names = {program.name for program in plan.programs()}
+    assert "file_open" in names and "socket_connect" not in names
+    assert plan != Plan("lsm", lsm.variants[0]) and plan.name != Plan("lsm", lsm.variants[0]).name
+    assert [walker.name for walker in plan.walkers()] == ["file_open_walk"]
+    assert Plan("lsm", lsm.variants[0], ("connect",)).walkers() == []
