@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, EMFILE, ENFILE, EPERM
 
+from pylsm.arch import call_number
 from pylsm.light import TYPE_CHECKING
-from pylsm.loader.arch import system_calls
 from pylsm.loader.attr import BtfLoadAttr, Cmd
 from pylsm.loader.errors import BpfError, errno_name
 
@@ -24,7 +24,7 @@ __all__ = ["Handle", "address", "bpf", "bpf_errno", "failure", "load_btf", "obje
 RETRIES = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_NUMBER = system_calls().bpf
+_NUMBER = call_number("bpf")
 _syscall: Callable[..., int] = _libc.syscall
 _syscall.restype = ctypes.c_long  # type: ignore[attr-defined]
 _syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from ctypes import Structure, c_int32, c_uint32, c_uint64
 from errno import EACCES, EINVAL, ENOENT, ENOTSUP, EPERM
 from fcntl import ioctl
 
-from pylsm.loader.arch import system_calls
+from pylsm.arch import call_number
 from pylsm.loader.attr import Cmd, LinkCreateAttr
 from pylsm.loader.bpf import Handle, bpf_errno, failure
 from pylsm.loader.errors import BpfError, errno_name
@@ -142,7 +142,7 @@ def _attach(program: LoadedProgram, attr: PerfEventAttr, target: str, cookie: in
 def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
     """perf_event_open(2) for all processes; the CPU given does not restrict kprobes and tracepoints."""
     libc = ctypes.CDLL(None, use_errno=True)
-    number = system_calls().perf_event_open
+    number = call_number("perf_event_open")
     fd = libc.syscall(
         ctypes.c_long(number),
         ctypes.byref(attr),

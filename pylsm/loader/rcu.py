@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from pylsm.loader.arch import system_calls
+from pylsm.arch import call_number
 
 __all__ = ["synchronize"]
 
@@ -20,4 +20,4 @@ def synchronize() -> None:
     membarrier(2) with MEMBARRIER_CMD_GLOBAL is synchronize_rcu (kernel/sched/membarrier.c). Kernels with nohz_full
     CPUs refuse it; the wait is then left out.
     """
-    ctypes.CDLL(None).syscall(ctypes.c_long(system_calls().membarrier), _MEMBARRIER_CMD_GLOBAL, 0, 0)
+    ctypes.CDLL(None).syscall(ctypes.c_long(call_number("membarrier")), _MEMBARRIER_CMD_GLOBAL, 0, 0)

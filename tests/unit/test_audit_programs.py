@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pylsm.arch import native
 from pylsm.asm import Program
-from pylsm.audit.arch import native
 from pylsm.audit.programs import family, syscalls
 from pylsm.audit.programs.file_open import file_open, path_walker
 from pylsm.audit.programs.hooks import KPROBE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pylsm.arch import CALLS, native
 from pylsm.confine import seccomp
 
 HEADERS = {
@@ -16,7 +17,6 @@ HEADERS = {
 }
 ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
-EVERY = {**seccomp.allowed(writable=True, network=True, signals=True)}
 
 
 def answer(code: bytes, number: int, *arguments: int, architecture: int = ARCHITECTURE["x86_64"]) -> int:
@@ -42,30 +42,24 @@ def test_numbers_are_those_of_the_headers(machine: str) -> None:
     defined = dict(re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[machine].read_text()))
     # The generic names of calls that have a 64-bit twin under another name.
     defined.setdefault("newfstatat", defined.get("fstatat", ""))
-    column = ("x86_64", "aarch64").index(machine)
-    table = {
-        **EVERY,
-        "openat": (257, 56),
-        "ioctl": (16, 29),
-        "bpf": (321, 280),
-        "clone": (56, 220),
-        "clone3": (435, 435),
-    }
-    for name, numbers in table.items():
-        if numbers[column] >= 0:
-            assert str(numbers[column]) == defined[name], name
+    row = native(machine)
+    for name in CALLS:
+        if row.call(name) >= 0:
+            assert str(row.call(name)) == defined[name], name
+        else:
+            assert name not in defined, name
 
 
 @pytest.mark.parametrize("machine", HEADERS)
 def test_every_call_that_is_not_named_is_refused(machine: str) -> None:
-    column = ("x86_64", "aarch64").index(machine)
+    row = native(machine)
     code = seccomp.assemble(machine)
-    plain = {numbers[column] for numbers in seccomp.CALLS.values()}
+    plain = {row.call(name) for name in seccomp.CALLS}
     for number in range(600):
         got = answer(code, number, architecture=ARCHITECTURE[machine])
         if number in plain:
             assert got == ALLOW
-        elif number in {(2, -1)[column], (257, 56)[column]}:
+        elif number in {row.call("open"), row.call("openat")}:
             assert got == ALLOW  # opened for reading
         else:
             assert got == EPERM, number

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from pylsm.arch import call_number
 from pylsm.errors import PylsmError
 from pylsm.loader import BpfError, bpf, hints, memlock
-from pylsm.loader.arch import system_calls
 from pylsm.loader.attr import Cmd, MapCreateAttr
 from pylsm.loader.bpf import RETRIES, Handle, bpf_errno
 from pylsm.loader.errors import errno_name
@@ -215,11 +215,14 @@ def test_kernel_release(monkeypatch: pytest.MonkeyPatch, release: str, expected:
 
 
 def test_system_call_numbers() -> None:
-    assert system_calls("x86_64", 64)[:2] == (321, 298)
-    assert system_calls("aarch64", 64)[:2] == (280, 241)
-    assert system_calls("x86_64", 32).bpf == 357, "a 32-bit Python under a 64-bit kernel"
-    with pytest.raises(PylsmError, match="64-bit Python on pdp11 are not known"):
-        system_calls("pdp11", 64)
+    assert [call_number(name, "x86_64", 64) for name in ("bpf", "perf_event_open")] == [321, 298]
+    assert [call_number(name, "aarch64", 64) for name in ("bpf", "perf_event_open")] == [280, 241]
+    assert call_number("membarrier", "s390x", 64) == 356
+    assert call_number("bpf", "x86_64", 32) == 357, "a 32-bit Python under a 64-bit kernel"
+    with pytest.raises(PylsmError, match="system call bpf for a 64-bit Python on pdp11 is not known"):
+        call_number("bpf", "pdp11", 64)
+    with pytest.raises(PylsmError, match="openat for a 32-bit Python on x86_64"):
+        call_number("openat", "x86_64", 32)
 
 
 def test_a_handle_closes_once_and_says_when_it_is_used_after() -> None:

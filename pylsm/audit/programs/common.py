@@ -80,7 +80,7 @@ KERNEL: Final = declare(
         "files_struct": {"fdt": "struct fdtable *"},
         "fdtable": {"max_fds": "unsigned int", "fd": "struct file **"},
         "fs_struct": {"root": "struct path"},
-        # Of every architecture: which of them a program names depends on pylsm.audit.arch.
+        # Of every architecture: which of them a program names depends on pylsm.arch.
         "pt_regs": {
             **dict.fromkeys(("di", "si", "dx", "cx", "r8", "r9", "r10", "orig_ax"), "unsigned long"),
             "regs": "unsigned long[31]",

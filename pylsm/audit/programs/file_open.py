@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pylsm.arch import Architecture
 from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, Asm, Program, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
-from pylsm.audit.arch import Architecture
 from pylsm.audit.maps import MARKS, RING, SCRATCHES, SEEN, WALKERS
 from pylsm.audit.programs.common import KERNEL, Probe
 from pylsm.audit.programs.hooks import LSM, Hook

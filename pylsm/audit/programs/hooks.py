@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pylsm.arch import Architecture, with_registers
 from pylsm.asm import R6, Asm, Register, u64
-from pylsm.audit.arch import Architecture, native
 from pylsm.audit.programs.common import KERNEL, field_of
 from pylsm.light import TYPE_CHECKING, NamedTuple
 
@@ -42,7 +42,7 @@ class Hook(NamedTuple):
         if self.typed:
             a.ldx(dst, u64[R6 + 8 * index])
         else:
-            a.load(dst, field_of(a.typed(R6, "pt_regs"), (arch or native()).arguments[index]))
+            a.load(dst, field_of(a.typed(R6, "pt_regs"), (arch or with_registers()).arguments[index]))
 
 
 LSM: Final = Hook("lsm", "", True, True)

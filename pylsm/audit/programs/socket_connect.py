@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pylsm.arch import Architecture
 from pylsm.asm import R0, R1, R2, R3, R8, R9, Program, View, u16, u32, u64
-from pylsm.audit.arch import Architecture
 from pylsm.audit.maps import RING
 from pylsm.audit.programs.common import Probe
 from pylsm.audit.programs.hooks import LSM, Hook

@@ -6,20 +6,17 @@ itself opens), and reads a connect's address before the kernel does.
 
 from __future__ import annotations
 
+from pylsm.arch import Architecture, with_registers
 from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
-from pylsm.audit.arch import Architecture, native
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.file_open import record_open
 from pylsm.audit.programs.socket_connect import READ, record_connect
 from pylsm.audit.records import SEEN_KEY
-from pylsm.light import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["OPENS", "sys_enter", "sys_exit"]
 
-__all__ = ["sys_enter", "sys_exit"]
-
-#: What this source cannot see, in words for the operator.
+#: The calls that open a file and return its descriptor.
+OPENS = ("open", "creat", "openat", "open_by_handle_at", "openat2")
 _SOCKADDR_STORAGE = 128  # bytes; connect takes no longer address
 _FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
 
@@ -30,11 +27,11 @@ def sys_enter(*, arch: Architecture | None = None) -> Program:
     Args:
         arch: the machine, by default this one.
     """
-    arch = arch or native()
+    arch = arch or with_registers()
     a = Asm("raw_tp/sys_enter", types=KERNEL)
     untouched = a.label("other call")
     a.ldx(R0, u64[R1 + 8])
-    a.jne(R0, arch.connect, untouched)
+    a.jne(R0, arch.call("connect"), untouched)
     probe = Probe(a, verdict=None)
     word, address = a.stack(8, "word"), a.stack(READ, "address")
     probe.require_traced()
@@ -69,7 +66,7 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True, arch: Architectur
         typed_task, atomics: see `file_open`.
         arch: the machine, by default this one.
     """
-    arch = arch or native()
+    arch = arch or with_registers()
     a = Asm("raw_tp/sys_exit", types=KERNEL)
     untouched, wanted, ignored, unreadable = (
         a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
@@ -80,8 +77,9 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True, arch: Architectur
     a.jslt(R9, 0, untouched)
     a.ldx(R8, u64[R6])
     a.probe_load(R1, field_of(a.typed(R8, "pt_regs"), arch.call_number), word)
-    for number in arch.opens.values():
-        a.jeq(R1, number, wanted)
+    for name in OPENS:
+        if arch.call(name) >= 0:
+            a.jeq(R1, arch.call(name), wanted)
     a.bind(untouched)
     a.mov(R0, 0)
     a.exit_()
