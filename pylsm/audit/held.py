@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import struct
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Mapping, Sequence
     from typing import NoReturn
+else:
+    import _signal as signal  # without its enums, which cost more than a start has to spare
 
 __all__ = ["HeldProcess", "execute"]
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
 from errno import EMFILE, ENFILE
 from importlib import import_module
 
 import pylsm
+from pylsm.cli.arguments import Declaration
 from pylsm.cli.status import REFUSED, USAGE, complain
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from argparse import ArgumentParser
+    from collections.abc import Sequence
+    from typing import Any
 
 __all__ = ["main"]
 
@@ -45,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _hold_standard_descriptors()
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _parser(arguments)
-    options = parser.parse_args(arguments)
-    if options.command_name is None:
-        parser.print_help(sys.stderr)
-        return USAGE
+    options: Any = _declared(arguments).read(arguments)
+    if options is None:
+        parser = _parser(arguments)
+        options = parser.parse_args(arguments)
+        if options.command_name is None:
+            parser.print_help(sys.stderr)
+            return USAGE
     try:
         return int(options.handler(options))
     except PylsmError as error:
@@ -64,41 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + 2
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """Wraps each line of a description or an epilog by itself, but leaves indented lines (examples) as they are."""
-
-    def __init__(self, prog: str) -> None:
-        # One is made for each option that is added, to try its metavar; argparse would import shutil for the width.
-        super().__init__(prog, width=_columns() - 2)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        import textwrap
-
-        lines = text.splitlines()
-        return "\n".join(line if line[:1] in ("", " ") else textwrap.fill(line, width) for line in lines)
-
-
-def _columns() -> int:
-    """Width of the terminal, as shutil.get_terminal_size says it."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns):
-        return int(columns)
-    try:
-        return os.get_terminal_size(1).columns or 80
-    except OSError:
-        return 80
-
-
-class _Parser(argparse.ArgumentParser):
-    """A mistake is one line, with the next step; the full usage is for --help."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_HelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
 def _hold_standard_descriptors() -> None:
     """Keep 0, 1 and 2 from becoming files of ours where the caller has closed them; using them fails as before."""
     for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
@@ -108,20 +76,25 @@ def _hold_standard_descriptors() -> None:
             os.open(os.devnull, flags)  # the lowest free number: this one
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="pylsm",
+def _declared(arguments: Sequence[str]) -> Declaration:
+    """The command that is named first, and no more of the others than their help needs."""
+    declared = Declaration("pylsm")
+    declared.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
+    # The name is given so that argparse need not format a usage to find it.
+    commands = declared.add_subparsers(dest="command_name", metavar="COMMAND", title="commands", prog="pylsm")
+    first = arguments[0] if arguments else ""
+    for module in dict.fromkeys([_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values()):
+        import_module(f"pylsm.cli.{module}").add_parser(commands)
+    return declared
+
+
+def _parser(arguments: Sequence[str]) -> ArgumentParser:
+    """The same for argparse."""
+    from pylsm.cli.parser import parser_of
+
+    return parser_of(
+        _declared(arguments),
         description="Show every outbound connection attempt and every file that a process family opens, from the "
         "kernel's own LSM hooks. Observe-only: nothing is ever denied.",
         epilog="Each command has its own --help. Most need root.",
     )
-    parser.add_argument("--version", action="version", version=f"pylsm {pylsm.__version__}")
-    # The name is given so that argparse need not format a usage to find it, for which it imports what no start needs.
-    commands = parser.add_subparsers(
-        dest="command_name", metavar="COMMAND", title="commands", parser_class=_Parser, prog="pylsm"
-    )
-    # Only what is used is imported: a command is named first, or help for all of them is wanted.
-    first = arguments[0] if arguments else ""
-    for module in dict.fromkeys([_COMMANDS[first]] if first in _COMMANDS else _COMMANDS.values()):
-        import_module(f"pylsm.cli.{module}").add_parser(commands)
-    return parser

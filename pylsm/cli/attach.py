@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 from contextlib import ExitStack
 
 from pylsm.audit import targets
@@ -25,11 +23,18 @@ from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
+else:
+    import _signal as signal  # without its enums, which cost more than a start has to spare
 
 __all__ = ["add_parser"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "attach",
@@ -73,7 +78,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(handler=_attach, parser=parser)
 
 
-def _attach(options: argparse.Namespace) -> int:
+def _attach(options: Namespace) -> int:
     _check(options)
     named = [targets.resolve(number).pid for number in options.pid]
     found = _found(options)
@@ -93,7 +98,7 @@ def _attach(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: Namespace) -> None:
     """Refuse options that contradict each other."""
     anybody = options.pid or options.comm is not None or options.uid is not None
     if not anybody and options.traced_map is None and options.adopt is None:
@@ -112,7 +117,7 @@ def _check(options: argparse.Namespace) -> None:
         options.parser.error(f"{kept} has {'its own' if options.pin is not None else 'that of DIR'}: not with {wrong}")
 
 
-def _found(options: argparse.Namespace) -> list[int]:
+def _found(options: Namespace) -> list[int]:
     if options.comm is None and options.uid is None:
         return []
     found = [process.pid for process in targets.find(comm=options.comm, uid=options.uid)]
@@ -123,7 +128,7 @@ def _found(options: argparse.Namespace) -> list[int]:
     return found
 
 
-def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> None:
+def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> None:
     follower = Follower(audit, sink, renderer(options), signals, options.stats, options.heartbeat)
     count = len(audit.family())
     announce(audit, f"{count} process{'es' if count != 1 else ''}", options.quiet)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
-from collections.abc import Callable, Iterable
 
 from pylsm.audit.events import Event
 from pylsm.audit.session import Audit, Counts
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink
 from pylsm.cli.status import say
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterable
+else:
+    import _signal as signal  # without its enums, which cost more than a start has to spare
 
 __all__ = ["Follower", "describe"]
 

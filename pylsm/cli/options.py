@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import mmap
-import pwd
-from collections.abc import Callable
 
 from pylsm.audit.events import DEFAULT, Event, choose
 from pylsm.audit.session import Audit, UnavailableError
+from pylsm.cli.arguments import BadValue
 from pylsm.cli.follow import describe
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader import BpfError
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
 
 __all__ = [
     "SkipAudit",
@@ -40,7 +43,7 @@ class SkipAudit(Exception):
 def pid(text: str) -> int:
     """A pid as a positive decimal number."""
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a pid: give a positive number, as ps shows it")
+        raise BadValue(f"{text!r} is not a pid: give a positive number, as ps shows it")
     return int(text)
 
 
@@ -48,10 +51,12 @@ def user(text: str) -> int:
     """A uid, as a number or as a user's name."""
     if text.isascii() and text.isdigit() and int(text) < (1 << 32) - 1:
         return int(text)
+    import pwd
+
     try:
         return pwd.getpwnam(text).pw_uid
     except KeyError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a uid nor the name of a user") from None
+        raise BadValue(f"{text!r} is neither a uid nor the name of a user") from None
 
 
 def ring_size(text: str) -> int:
@@ -59,7 +64,7 @@ def ring_size(text: str) -> int:
     number, factor = (text[:-1], _SUFFIXES[text[-1].lower()]) if text[-1:].lower() in _SUFFIXES else (text, 1)
     size = int(number) * factor if number.isascii() and number.isdigit() else 0
     if size < mmap.PAGESIZE or size & (size - 1) or size >= 1 << 32:
-        raise argparse.ArgumentTypeError(
+        raise BadValue(
             f"{text!r} is not a ring size: a power of two from {mmap.PAGESIZE} (a page) to 2G, for example 4M"
         )
     return size
@@ -68,7 +73,7 @@ def ring_size(text: str) -> int:
 def positive(text: str) -> int:
     """A positive number."""
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        raise BadValue(f"{text!r} is not a positive number")
     return int(text)
 
 
@@ -79,7 +84,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise BadValue(f"{text!r} is not a number of seconds above 0")
     return value
 
 
@@ -88,10 +93,10 @@ def kinds(text: str) -> tuple[str, ...]:
     try:
         return choose(name.strip() for name in text.split(",") if name.strip())
     except PylsmError as error:
-        raise argparse.ArgumentTypeError(f"{error}; {error.hint}") from None
+        raise BadValue(f"{error}; {error.hint}") from None
 
 
-def add_audit_options(parser: argparse.ArgumentParser) -> None:
+def add_audit_options(parser: ArgumentParser) -> None:
     """What is recorded; output, source and map options."""
     parser.add_argument(
         "--events",
@@ -166,7 +171,7 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
     kernel.add_argument("--ringbuf", metavar="PATH", help="use the ring buffer that is pinned at PATH, of another tool")
 
 
-def renderer(options: argparse.Namespace) -> Callable[[Event], str]:
+def renderer(options: Namespace) -> Callable[[Event], str]:
     """The function that makes a line of an event."""
     if options.heartbeat and options.format != "json":
         raise PylsmError("--heartbeat is for --format json", hint="add --format json, or use --stats")
@@ -179,7 +184,7 @@ def renderer(options: argparse.Namespace) -> Callable[[Event], str]:
     return functools.partial(text.render, timestamps=options.timestamps)
 
 
-def open_audit(options: argparse.Namespace, *, settle: bool = True) -> Audit:
+def open_audit(options: Namespace, *, settle: bool = True) -> Audit:
     """Start the audit that the options ask for.
 
     Args:
@@ -232,7 +237,7 @@ def announce(audit: Audit, what: str, quiet: bool) -> None:
             say(f"not seen by it: {blind_spots}")
 
 
-def confine(options: argparse.Namespace, audit: Audit, *, signals: bool = False) -> None:
+def confine(options: Namespace, audit: Audit, *, signals: bool = False) -> None:
     """Give up what is not needed to read events and to write them.
 
     Args:

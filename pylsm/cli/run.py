@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
-import signal
 import sys
 import time
 from contextlib import ExitStack, suppress
-from typing import NoReturn
 
 from pylsm.audit.held import HeldProcess, execute
 from pylsm.audit.pidns import to_initial
 from pylsm.audit.session import Audit
+from pylsm.cli.arguments import REMAINDER, SUPPRESS
 from pylsm.cli.follow import Follower
 from pylsm.cli.options import (
     SkipAudit,
@@ -28,6 +26,14 @@ from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink, SinkError
 from pylsm.cli.status import CANNOT_EXECUTE, NOT_FOUND, REFUSED, complain, say
 from pylsm.confine.invoker import Invoker, become, invoker
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
+    from typing import NoReturn
+else:
+    import _signal as signal  # without its enums, which cost more than a start has to spare
 
 __all__ = ["add_parser"]
 
@@ -36,7 +42,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _GRACE_SECONDS = 2.0
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "run",
@@ -56,11 +62,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--root", action="store_true", help="under sudo: run CMD as root, not as the user who called sudo"
     )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs=REMAINDER, metavar="CMD", help=SUPPRESS)
     parser.set_defaults(handler=_run, parser=parser)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or not command[0]:
         options.parser.error("CMD is missing: pylsm run -- CMD ARG ...")
@@ -76,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         _execute(command, who)
 
 
-def _follow(options: argparse.Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child) -> int:
+def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child) -> int:
     audit.trace(to_initial([child.pid]))
     whose = f" of user {child.who.name}" if child.who is not None else ""
     announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)

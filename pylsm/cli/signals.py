@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import suppress
-from types import FrameType
 
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import signal
+    from types import FrameType
     from typing import Any
+else:
+    import _signal as signal  # without its enums, which cost more than a start has to spare
 
 __all__ = ["Signals"]
 
@@ -28,7 +30,7 @@ class Signals:
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
-        self._numbers = [n for n in numbers if n not in _ENDING or signal.getsignal(n) is not signal.SIG_IGN]
+        self._numbers = [n for n in numbers if n not in _ENDING or signal.getsignal(n) != signal.SIG_IGN]
         self._before: list[tuple[signal.Signals, Any]] = []
         self._caught: list[int] = []
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final
 
 from pylsm.confine.kernel import check, libc, prctl
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
 
 __all__ = [
     "CAP_BPF",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from errno import EISDIR, ELOOP, ENOENT
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["UntrustedPath", "open_output"]
 
 _MOST_LINKS: Final = 40  # as many as the kernel follows (MAXSYMLINKS)
-#: This process's own descriptors, which are links without a target in the file system.
-_DESCRIPTORS = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/self/fd/\d+")
 
 
 class UntrustedPath(PylsmError):
@@ -42,7 +39,7 @@ def open_output(path: str, *, append: bool = False) -> int:
         OSError: it cannot be opened.
     """
     flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | (os.O_APPEND if append else 0)
-    if _DESCRIPTORS.fullmatch(path):
+    if _is_descriptor(path):
         return os.open(path, flags)
     directory, name = _parent(path)
     try:
@@ -67,6 +64,14 @@ def open_output(path: str, *, append: bool = False) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_descriptor(path: str) -> bool:
+    """A name of one of this process's own descriptors: a link without a target in the file system."""
+    directory, _, name = path.rpartition("/")
+    if directory in ("/dev/fd", "/proc/self/fd"):
+        return name.isascii() and name.isdigit()
+    return directory == "/dev" and name in ("stdin", "stdout", "stderr")
 
 
 def _parent(path: str) -> tuple[int, str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
-from typing import NamedTuple
 
 from pylsm.confine.capabilities import clear_ambient
 from pylsm.errors import PylsmError
+from pylsm.light import NamedTuple
 
 __all__ = ["Invoker", "become", "invoker"]
 
@@ -42,6 +41,8 @@ def invoker() -> Invoker | None:
     uid, gid = (_number(name) for name in _VARIABLES)
     if uid == 0:
         return None
+    import pwd
+
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:

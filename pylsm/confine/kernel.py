@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, Final
+
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = ["PR_SET_DUMPABLE", "PR_SET_NO_NEW_PRIVS", "check", "libc", "prctl", "syscall"]
 

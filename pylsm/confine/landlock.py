@@ -7,10 +7,13 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Final
 
 from pylsm.confine.kernel import syscall
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
 
 __all__ = ["restrict"]
 

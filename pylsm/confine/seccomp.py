@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Sequence
 from errno import ENOSYS, EPERM
-from typing import Final
 
 from pylsm.arch import ARCHITECTURES
 from pylsm.confine.kernel import prctl
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 __all__ = ["CALLS", "allowed", "assemble", "install"]
 

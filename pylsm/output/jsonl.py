@@ -9,13 +9,20 @@ kinds of events come without, so a reader takes those it does not know. `pylsm.o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from json.encoder import encode_basestring_ascii as _quote
-from socket import AF_INET
-from typing import Any, Final
+from _socket import AF_INET  # see events
 
 from pylsm.audit.events import COMMON, MINOR_BITS, MODES, Connect, Event, FileOpen
 from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+try:
+    from _json import encode_basestring_ascii as _quote  # json itself imports re and enum
+except ImportError:
+    from json.encoder import encode_basestring_ascii as _quote
 
 __all__ = ["VERSION", "render", "render_by_table", "to_dict"]
 
