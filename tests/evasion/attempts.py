@@ -1,7 +1,8 @@
 """Programs that try to open a file or to connect unseen: each does it and says what must have been seen.
 
-What a case returns is a list of what the audit has to show, ("open", path) or ("connect", address, port), as often as
-it has to show it. `ATTEMPTS` names each case, and says for each backend that does not see it why.
+What a case returns is a list of what the audit has to show, ("open", path), ("mode", mode, path) or ("connect",
+address, port), as often as it has to show it. `ATTEMPTS` names each case, and says for each backend that does not see
+it why.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Union
 
 from cases.connects import INET, INET6, TCP, UDP, connect, in4, in6
 from cases.lab import (
     AT_FDCWD,
     CLONE_NEWPID,
+    CONNECT,
     NAME_TO_HANDLE_AT,
     OPEN_BY_HANDLE_AT,
+    OPENAT,
     OPENAT2,
+    X86_64,
     checked,
     fork_as,
     forked,
@@ -35,16 +40,34 @@ from cases.lab import (
     touch,
 )
 
-from evasion.raw import CLONE, CLONE3, Missing, burst, compat, low, need, uring
+from evasion.raw import (
+    ACCT,
+    CLONE,
+    CLONE3,
+    FANOTIFY_INIT,
+    FANOTIFY_MARK,
+    MQ_OPEN,
+    MQ_UNLINK,
+    PIDFD_GETFD,
+    POLLED,
+    SENDMMSG,
+    WORKER,
+    Missing,
+    burst,
+    compat_connect,
+    compat_open,
+    need,
+    uring,
+)
 
-__all__ = ["ATTEMPTS", "BURST", "Attempt", "Seen"]
+__all__ = ["ATTEMPTS", "BURST", "Attempt", "Seen", "accomplice"]
 
-Seen = Union[tuple[str, bytes], tuple[str, str, int]]
+Seen = Union[tuple[str, bytes], tuple[str, str, int], tuple[str, str, str]]
 BURST = 10_000
 PORT = 4321
 LOOPBACK = "127.0.0.1"
 SIGCHLD = 17
-CLONE_PARENT, CLONE_NEWNET, CLONE_NEWNS = 0x8000, 0x40000000, 0x20000
+CLONE_PARENT, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER = 0x8000, 0x40000000, 0x20000, 0x10000000
 MSG_FASTOPEN = 0x20000000
 
 SYSCALLS = "raw_tracepoint"
@@ -52,6 +75,8 @@ NO_URING = {SYSCALLS: "io_uring makes no system call for it"}
 NO_COMPAT = {SYSCALLS: "32-bit system calls have other numbers, which are not looked at"}
 NO_EXEC = {SYSCALLS: "execve opens it inside the kernel"}
 EVERYONE = ("lsm", "fentry", "kprobe", SYSCALLS)
+STRANGER = dict.fromkeys(EVERYONE, "who opened it is not traced")
+NO_IP = dict.fromkeys(EVERYONE, "no IP: connects within the machine are not recorded")
 #: sendto and sendmsg have a hook of their own, socket_sendmsg.
 NO_SENDMSG = dict.fromkeys(EVERYONE, "sendto without connect passes another hook, socket_sendmsg")
 
@@ -101,6 +126,39 @@ def in_child(pid: int, work: Callable[[], object]) -> None:
         finally:
             os._exit(0)
     os.waitpid(pid, 0x40000000)  # __WALL
+
+
+@contextmanager
+def accomplice(directory: str) -> Iterator[None]:
+    """A process that is not traced: opens the file "theirs" for whoever connects to its socket, and passes it on."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"\0{directory}")
+    listener.listen()
+    pid = os.fork()
+    if not pid:
+        try:
+            fd = os.open(f"{directory}/theirs", os.O_RDWR | os.O_CREAT, 0o600)
+            while True:
+                sock = listener.accept()[0]
+                rights = array.array("i", [fd])
+                sock.sendmsg([b"%d %d" % (os.getpid(), fd)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        finally:
+            os._exit(1)
+    listener.close()
+    try:
+        yield
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def passed(directory: str) -> tuple[int, int, int]:
+    """Ask the accomplice: its pid, its descriptor of the file, and the one that came from it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"\0{directory}")
+        text, control, _, _ = sock.recvmsg(64, 64)
+    pid, theirs = map(int, text.split())
+    return pid, theirs, struct.unpack("=i", control[0][2][:4])[0]
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
@@ -246,6 +304,13 @@ def _(d: str) -> list[Seen]:
     return connected()
 
 
+@attempt("processes", "a new user namespace, in which it is root")
+def _(d: str) -> list[Seen]:
+    need(-ctypes.get_errno() if libc.unshare(CLONE_NEWUSER) else 0, "user namespaces")
+    touch(f"{d}/x")
+    return opened(f"{d}/x")
+
+
 @attempt("processes", "a name with control characters (PR_SET_NAME), argv written over")
 def _(d: str) -> list[Seen]:
     libc.prctl(15, b"[LSM]\n\x1b[2J", 0, 0, 0)
@@ -346,6 +411,20 @@ def _(d: str) -> list[Seen]:
     return opened(f"{d}/x")
 
 
+@attempt("opens", "io_uring, OPENAT by a worker thread of the kernel (IOSQE_ASYNC)", NO_URING)
+def _(d: str) -> list[Seen]:
+    path = ctypes.create_string_buffer(os.fsencode(f"{d}/x"))
+    need(uring(18, AT_FDCWD, ctypes.addressof(path), 0o600, 0, os.O_WRONLY | os.O_CREAT, WORKER), "io_uring openat")
+    return opened(f"{d}/x")
+
+
+@attempt("opens", "io_uring, OPENAT by the kernel's polling thread (SQPOLL)", NO_URING)
+def _(d: str) -> list[Seen]:
+    path = ctypes.create_string_buffer(os.fsencode(f"{d}/x"))
+    need(uring(18, AT_FDCWD, ctypes.addressof(path), 0o600, 0, os.O_WRONLY | os.O_CREAT, POLLED), "io_uring openat")
+    return opened(f"{d}/x")
+
+
 @attempt("opens", "a script that execve opens", NO_EXEC)
 def _(d: str) -> list[Seen]:
     with open(f"{d}/script", "w") as file:
@@ -389,17 +468,62 @@ def _(d: str) -> list[Seen]:
     return opened(f"{d}/x")
 
 
+@attempt("opens", "a descriptor received from a process that is not traced (SCM_RIGHTS)", STRANGER)
+def _(d: str) -> list[Seen]:
+    os.write(passed(d)[2], b"x")
+    return opened(f"{d}/theirs")
+
+
+@attempt("opens", "a descriptor taken from a process that is not traced (pidfd_getfd)", STRANGER)
+def _(d: str) -> list[Seen]:
+    pid, theirs, _ = passed(d)
+    os.write(need(syscall(PIDFD_GETFD, os.pidfd_open(pid), theirs, 0), "pidfd_getfd"), b"x")
+    return opened(f"{d}/theirs")
+
+
+@attempt("opens", "a descriptor of a process that is not traced, opened again through its /proc/PID/fd")
+def _(d: str) -> list[Seen]:
+    pid, theirs, _ = passed(d)
+    look(f"/proc/{pid}/fd/{theirs}")
+    return opened(f"{d}/theirs")
+
+
+@attempt("opens", "a descriptor that fanotify hands out", {SYSCALLS: "the kernel opens it, in read"})
+def _(d: str) -> list[Seen]:
+    touch(f"{d}/x")
+    group = need(syscall(FANOTIFY_INIT, 0, os.O_RDONLY), "fanotify")
+    checked(syscall(FANOTIFY_MARK, group, 1, 0x20, AT_FDCWD, os.fsencode(f"{d}/x")))  # FAN_MARK_ADD, FAN_OPEN
+    touch(f"{d}/x")
+    os.close(struct.unpack_from("=i", os.read(group, 24), 16)[0])
+    return [*opened(f"{d}/x"), ("mode", "r", f"{d}/x")]
+
+
+@attempt("opens", "a file for process accounting (acct)", {SYSCALLS: "acct is a system call of its own"})
+def _(d: str) -> list[Seen]:
+    os.mknod(f"{d}/x", 0o600)
+    need(syscall(ACCT, os.fsencode(f"{d}/x")), "acct")
+    checked(syscall(ACCT, 0))
+    return opened(f"{d}/x")
+
+
 @attempt("opens", "a 32-bit system call, open", NO_COMPAT)
 def _(d: str) -> list[Seen]:
-    path = low(os.fsencode(f"{d}/x") + b"\0")
-    compat(5, path, os.O_WRONLY | os.O_CREAT, 0o600)
+    compat_open(d, os.fsencode(f"{d}/x"))
+    return opened(f"{d}/x")
+
+
+@attempt("opens", "a system call of the x32 ABI, openat", {SYSCALLS: "x32 system calls have other numbers"})
+def _(d: str) -> list[Seen]:
+    if not X86_64:
+        raise Missing("x32: not of this architecture")
+    need(syscall(0x40000000 | OPENAT, AT_FDCWD, os.fsencode(f"{d}/x"), os.O_WRONLY | os.O_CREAT, 0o600), "x32")
     return opened(f"{d}/x")
 
 
 @attempt("opens", "a message queue (mq_open)", {SYSCALLS: "mq_open is a system call of its own"})
 def _(d: str) -> list[Seen]:
-    need(syscall(240, b"pylsm-evasion", os.O_RDWR | os.O_CREAT, 0o600, 0), "mq_open")
-    syscall(241, b"pylsm-evasion")
+    need(syscall(MQ_OPEN, b"pylsm-evasion", os.O_RDWR | os.O_CREAT, 0o600, 0), "mq_open")
+    syscall(MQ_UNLINK, b"pylsm-evasion")
     return opened("/pylsm-evasion")
 
 
@@ -479,6 +603,8 @@ def _length(family: int, length: int, what: str) -> None:
 
 
 _length(INET, 16, "IPv4, addrlen 16")
+_length(INET, 24, "IPv4, addrlen 24")
+_length(INET, 28, "IPv4, addrlen 28")
 _length(INET, 128, "IPv4, addrlen 128")
 _length(INET6, 24, "IPv6, addrlen 24")
 _length(INET6, 28, "IPv6, addrlen 28")
@@ -490,7 +616,7 @@ def _(d: str) -> list[Seen]:
     with socket.socket(INET, UDP) as sock:
         sock.connect((LOOPBACK, 1))
         buffer = ctypes.create_string_buffer(bytes(16), 16)
-        checked(syscall(42, sock.fileno(), buffer, 16))
+        checked(syscall(CONNECT, sock.fileno(), buffer, 16))
         sock.connect((LOOPBACK, 2))
     return connected(1) + connected(2)
 
@@ -574,19 +700,50 @@ def _(d: str) -> list[Seen]:
     return connected()
 
 
+@attempt("connects", "io_uring, CONNECT by a worker thread of the kernel (IOSQE_ASYNC)", NO_URING)
+def _(d: str) -> list[Seen]:
+    address = ctypes.create_string_buffer(in4(PORT), 16)
+    with socket.socket(INET, UDP) as sock:
+        need(uring(16, sock.fileno(), ctypes.addressof(address), 0, 16, 0, WORKER), "io_uring connect")
+    return connected()
+
+
+@attempt("connects", "io_uring, CONNECT by the kernel's polling thread (SQPOLL)", NO_URING)
+def _(d: str) -> list[Seen]:
+    address = ctypes.create_string_buffer(in4(PORT), 16)
+    with socket.socket(INET, UDP) as sock:
+        need(uring(16, sock.fileno(), ctypes.addressof(address), 0, 16, 0, POLLED), "io_uring connect")
+    return connected()
+
+
 @attempt("connects", "a 32-bit system call, connect", NO_COMPAT)
 def _(d: str) -> list[Seen]:
-    with socket.socket(INET, UDP) as sock:
-        compat(362, sock.fileno(), low(in4(PORT)), 16)
+    compat_connect(d, in4(PORT))
     return connected()
 
 
 @attempt("connects", "a 32-bit system call, socketcall", NO_COMPAT)
 def _(d: str) -> list[Seen]:
-    with socket.socket(INET, UDP) as sock:
-        arguments = struct.pack("=III", sock.fileno(), low(in4(PORT)), 16)
-        compat(102, 3, low(arguments), 0)
+    compat_connect(d, in4(PORT), socketcall=True)
     return connected()
+
+
+@attempt("connects", "a Unix socket", NO_IP)
+def _(d: str) -> list[Seen]:
+    passed(d)
+    return connected(0, d)
+
+
+@attempt("connects", "AF_VSOCK: the host of a virtual machine", NO_IP)
+def _(d: str) -> list[Seen]:
+    try:
+        sock = socket.socket(socket.AF_VSOCK, TCP)
+    except OSError as error:
+        raise Missing(f"AF_VSOCK: {error.strerror}") from None
+    with sock:
+        sock.settimeout(0.5)
+        sock.connect_ex((2, PORT))
+    return connected(address="2")
 
 
 @attempt("connects", "TCP Fast Open: sendto with MSG_FASTOPEN", NO_SENDMSG)
@@ -622,7 +779,7 @@ def _(d: str) -> list[Seen]:
     vector = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(data), 1))
     header = struct.pack("=QIIQQQQiI", ctypes.addressof(address), 16, 0, ctypes.addressof(vector), 1, 0, 0, 0, 0)
     with socket.socket(INET, UDP) as sock:
-        checked(syscall(307, sock.fileno(), ctypes.create_string_buffer(header + bytes(8)), 1, 0))
+        checked(syscall(SENDMMSG, sock.fileno(), ctypes.create_string_buffer(header + bytes(8)), 1, 0))
     return connected()
 
 
@@ -657,7 +814,7 @@ def _(d: str) -> list[Seen]:
     sys.setswitchinterval(1e-6)
     for _ in range(200):
         with socket.socket(INET, UDP) as sock:
-            checked(syscall(42, sock.fileno(), buffer, 16))
+            checked(syscall(CONNECT, sock.fileno(), buffer, 16))
             made.append(("connect", *sock.getpeername()))
     stop.append(1)
     thread.join()

@@ -10,8 +10,10 @@ from typing import Any
 
 from cases.lab import Lab, eventually
 
-from evasion.attempts import Attempt
+from evasion.attempts import Attempt, accomplice
 from evasion.raw import Missing
+from pylsm.audit.events import Event
+from pylsm.output import jsonl, text
 
 __all__ = ["judge"]
 
@@ -32,12 +34,15 @@ def judge(lab: Lab, case: Attempt) -> tuple[str, str]:
             return "absent", str(error)
 
     try:
-        outcome = lab.run(work)
+        with accomplice(directory):
+            outcome = lab.run(work)
         state, wanted = outcome.result
         if state == "absent":
             return "absent", wanted
         while eventually(lambda: os.waitpid(-1, os.WNOHANG)[0], 0) if children() else False:
             pass  # siblings made with CLONE_PARENT
+        for event in outcome.events:
+            require_harmless(event)
         missing = Counter(wanted) - Counter(found(outcome.events))
         if missing:
             (first, count) = next(iter(missing.items()))
@@ -52,6 +57,12 @@ def children() -> bool:
         return bool(file.read())
 
 
+def require_harmless(event: Event) -> None:
+    """Whatever a process calls itself and its files: an event is one line, without a control character."""
+    for line in (text.render(event, timestamps=True), jsonl.render(event)):
+        assert line.isprintable(), ascii(line)
+
+
 def found(events: Any) -> list[tuple[Any, ...]]:
     """Events as the cases name them."""
     seen: list[tuple[Any, ...]] = []
@@ -60,6 +71,6 @@ def found(events: Any) -> list[tuple[Any, ...]]:
         if hasattr(event, "dst_ip"):
             seen.append(("connect", event.dst_ip, event.port))
         elif hasattr(event, "path"):
-            seen.append(("open", event.path))
+            seen += [("open", event.path), ("mode", event.mode, os.fsdecode(event.path))]
             inodes.add(event.inode)
     return [*seen, *(("inode", str(inode), 1) for inode in inodes)]

@@ -62,12 +62,12 @@ def test_the_undamaged_objects_are_read(name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTS)
 def test_truncated_at_every_byte(name: str) -> None:
     data = OBJECTS[name]
-    began = time.perf_counter()
+    began = time.process_time()
     for length in range(len(data)):
         with pytest.raises(ElfError) as caught:
             ObjectFile(data[:length])
         assert caught.value.section and caught.value.offset is not None
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
 
 
 @pytest.mark.parametrize("name", [name for name in PLACES if name and PLACES[name][2]])
@@ -105,10 +105,10 @@ def test_headers_that_lead_outside() -> None:
 def test_sizes_of_4_gib_cost_nothing(name: str, size: int) -> None:
     header, _, _ = PLACES[name]
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         error = refused(changed(header + 32, size, 8), "ends at|size of|bytes of data")
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
@@ -191,10 +191,10 @@ def circular() -> bytes:
 
 
 def test_circular_types() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ElfError):
         everything(circular())
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_type_ids_out_of_range() -> None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from cases.lab import X86_64, Lab
+from cases.lab import BACKENDS, Lab
 from evasion.attempts import ATTEMPTS, Attempt
 from evasion.judge import judge
 
 from pylsm.audit.session import Audit
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.skipif(not X86_64, reason="the attempts are made in x86-64's machine code and system calls"),
-]
+pytestmark = pytest.mark.vm
 
 
-@pytest.fixture(scope="module", params=["lsm", "fentry", "kprobe", "raw_tracepoint"])
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with Audit(source=request.param, ring_bytes=16 << 20) as audit:
         yield Lab(audit)

@@ -35,9 +35,10 @@ __all__ = ["PATHS", "file_open", "path_walker", "record_open"]
 PATHS = ("d_path", "walk")
 
 _FMODE_READ_WRITE = 3
-#: A file that the kernel opens for itself behind another (include/linux/fs.h): FMODE_BACKING, from 6.6 on, and
-#: FMODE_NOACCOUNT, which has marked such files since before 5.10.
-_FMODE_INNER = 1 << 25 | 1 << 29
+#: A file that the kernel opens for itself behind another: FMODE_NOACCOUNT (include/linux/fs.h), which has marked such
+#: files since before 5.10. Not FMODE_BACKING, which marks some of them from 6.6 on: its bit has moved, and the old one
+#: now marks what fanotify opens for a process.
+_FMODE_INNER = 1 << 29
 _SB_KERNMOUNT = 1 << 22
 _MAX_ERRNO = 4095
 #: Of SEEN_KEY's `who`.
