@@ -7,7 +7,7 @@ import time
 from pylsm.audit.events import Event
 from pylsm.output.escape import escape
 
-__all__ = ["render"]
+__all__ = ["render", "stamp"]
 
 
 def render(event: Event, *, timestamps: bool = False) -> str:
@@ -33,13 +33,14 @@ def render(event: Event, *, timestamps: bool = False) -> str:
         elif value is not None:
             words.append(f"{label}={value}")
     text = " ".join(words)
-    return f"{_stamp(event.time_ns)} {text}" if timestamps else text
+    return f"{stamp(event.time_ns)} {text}" if timestamps else text
 
 
 def _item(item: str | bytes) -> str:
     return escape(item, spaces=True).replace(",", "\\x2c") if isinstance(item, bytes) else item
 
 
-def _stamp(time_ns: int) -> str:
+def stamp(time_ns: int) -> str:
+    """Unix time in nanoseconds as UTC (RFC 3339)."""
     seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
