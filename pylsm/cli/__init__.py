@@ -27,6 +27,8 @@ _COMMANDS = {
     "detach": "detach",
     "check": "check",
     "verify-log": "verify_log",
+    "diff": "diff",
+    "expect": "expect",
     "schema": "schema",
     "asm": "asm",
     "disasm": "asm",

@@ -18,10 +18,11 @@ from pylsm.cli.options import (
     pid,
     renderer,
     user,
+    watching,
 )
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink
-from pylsm.cli.status import say
+from pylsm.cli.status import LOST, say
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 
@@ -92,10 +93,9 @@ def _attach(options: Namespace) -> int:
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
             audit.trace_families(named)
             audit.trace_families(found, may_end=True)
-            _follow(options, audit, sink, signals, pids)
+            return _follow(options, audit, sink, signals, pids)
     except SkipAudit as skip:
         return skip.status
-    return 0
 
 
 def _check(options: Namespace) -> None:
@@ -128,8 +128,11 @@ def _found(options: Namespace) -> list[int]:
     return found
 
 
-def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> None:
-    follower = Follower(audit, sink, renderer(options), signals, options.stats, options.heartbeat)
+def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> int:
+    seen = watching(options)
+    follower = Follower(
+        audit, sink, renderer(options), signals, options.stats, options.heartbeat, seen, options.on_loss
+    )
     count = len(audit.family())
     announce(audit, f"{count} process{'es' if count != 1 else ''}", options.quiet)
     audit.settle()  # the hooks see; what is left to do is no reason to wait for the word of it
@@ -158,3 +161,6 @@ def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids
                 )
     if not options.quiet and not shared and not audit.family():
         say("all traced processes have ended")
+    if seen is not None:
+        seen.conclude(audit.counts())
+    return LOST if follower.lossy else 0

@@ -16,6 +16,8 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable
+
+    from pylsm.cli.watch import Watch
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
 
@@ -25,6 +27,8 @@ __all__ = ["Follower", "describe"]
 _FAMILY_SECONDS = 0.2
 #: At most one warning about leaked bytes in this time, in seconds.
 _LEAK_SECONDS = 10.0
+#: How often it is looked whether events were lost, while they come, in seconds; if that is reason to end, each time.
+_LOSS_SECONDS = 10.0
 
 _BIG_BATCH = 4096
 
@@ -39,6 +43,11 @@ class Follower:
         signals: those that the caller wants to hear of, SIGUSR1 (counts) among them.
         stats_seconds: print the counts this often; 0 for never.
         heartbeat_seconds: write a heartbeat to the sink this often (`pylsm.output.heartbeat`); 0 for never.
+        watch: looks at the events besides (`pylsm.cli.watch`).
+        on_loss: "warn", or "exit" to end when events were lost.
+
+    Attributes:
+        lossy: events were lost, and that was reason to end.
     """
 
     def __init__(
@@ -49,6 +58,8 @@ class Follower:
         signals: Signals,
         stats_seconds: float,
         heartbeat_seconds: float = 0.0,
+        watch: Watch | None = None,
+        on_loss: str = "warn",
     ) -> None:
         self._audit = audit
         self._sink = sink
@@ -62,6 +73,11 @@ class Follower:
         self._next_heartbeat = time.monotonic() + heartbeat_seconds
         self._events = self._heartbeats = 0
         self._session = os.urandom(8).hex()
+        self._watch = watch
+        self.lossy = False
+        self._exit_on_loss = on_loss == "exit"
+        self._losses_told = 0
+        self._next_loss_check = 0.0 if self._exit_on_loss else time.monotonic() + _LOSS_SECONDS
         self._beat()
 
     def run(
@@ -93,6 +109,8 @@ class Follower:
             poll.register(fd, select.POLLIN)
         while True:
             self._write(self._audit.read())
+            if self.lossy:
+                return
             for number in self._signals.take():
                 if number == signal.SIGUSR1:
                     self.report()
@@ -123,6 +141,8 @@ class Follower:
     def finish(self) -> None:
         """Detach, write what was still in the ring."""
         self._write(self._audit.stop())
+        if self._exit_on_loss:
+            self._look_for_losses()
         self._beat(final=True)
 
     def _beat(self, final: bool = False) -> None:
@@ -152,11 +172,26 @@ class Follower:
         for start in range(0, len(events), _BIG_BATCH):
             self._sink.write([render(event) for event in events[start : start + _BIG_BATCH]])
         self._events += len(events)
+        if self._watch is not None:
+            self._watch.add(events)
+        if events and time.monotonic() >= self._next_loss_check:
+            self._look_for_losses()
         leaked = self._audit.leaked
         if leaked > self._leaks_told and time.monotonic() >= self._next_leak_warning:
             say(f"warning: {leaked} records held bytes behind their path that are not zero: please report this")
             self._leaks_told = leaked
             self._next_leak_warning = time.monotonic() + _LEAK_SECONDS
+
+    def _look_for_losses(self) -> None:
+        """Say that events were lost, as soon as it is known."""
+        counts = self._audit.counts()
+        lost = counts.lost + counts.family_full
+        if lost > self._losses_told:
+            children = f" and {counts.family_full} children not traced" if counts.family_full else ""
+            self.lossy = self._exit_on_loss
+            say(f"warning: {counts.lost} events lost{children} so far{'; ending (--on-loss exit)' * self.lossy}")
+            self._losses_told = lost
+        self._next_loss_check = 0.0 if self._exit_on_loss else time.monotonic() + _LOSS_SECONDS
 
 
 def describe(counts: Counts) -> str:

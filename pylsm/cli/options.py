@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import mmap
+import os
 
 from pylsm.audit.events import DEFAULT, Event, choose
 from pylsm.audit.session import Audit, UnavailableError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
 
+    from pylsm.cli.watch import Watch
+
 __all__ = [
     "SkipAudit",
     "add_audit_options",
@@ -28,6 +31,7 @@ __all__ = [
     "pid",
     "renderer",
     "user",
+    "watching",
 ]
 
 _SUFFIXES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -108,12 +112,40 @@ def add_audit_options(parser: ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--format",
-        choices=("text", "json"),
+        choices=("text", "json", "ecs", "ocsf"),
         default="text",
-        help="text (default): '[LSM] open pid=1 comm=cat mode=r path=/etc/passwd'; json: one object a line",
+        help="text (default): '[LSM] open pid=1 comm=cat mode=r path=/etc/passwd'; json: one object a line (`pylsm "
+        "schema`); ecs, ocsf: the same in the Elastic Common Schema or the Open Cybersecurity Schema Framework",
     )
     output.add_argument("-o", "--output", metavar="FILE", help="write events to FILE, emptied first (default: stdout)")
-    output.add_argument("--timestamps", action="store_true", help="begin each text line with the UTC time")
+    output.add_argument(
+        "--timestamps",
+        action="store_true",
+        help='begin each text line with the UTC time; in json a field "time" (ecs and ocsf have one always)',
+    )
+    output.add_argument(
+        "--fields",
+        type=fields,
+        metavar="NAME,...",
+        help="text and json: only these fields, by their names in json, in this order",
+    )
+    output.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="text in colours: on a terminal unless NO_COLOR is set (auto, the default), always or never",
+    )
+    output.add_argument(
+        "--on-loss",
+        choices=("warn", "exit"),
+        default="warn",
+        help="when events are lost: say so and go on (default), or end at once (`run`: CMD too) with exit status 4",
+    )
+    output.add_argument(
+        "--summary",
+        action="store_true",
+        help="at the end print to stderr what was touched: hosts, files read, files written, commands run",
+    )
     output.add_argument(
         "--stats",
         type=seconds,
@@ -171,17 +203,79 @@ def add_audit_options(parser: ArgumentParser) -> None:
     kernel.add_argument("--ringbuf", metavar="PATH", help="use the ring buffer that is pinned at PATH, of another tool")
 
 
+def fields(text: str) -> tuple[str, ...]:
+    """Names of fields, with commas between them."""
+    from pylsm.output.fields import known
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in known():
+            from pylsm.btf.nearest import nearest_names
+
+            near = nearest_names(name, known(), 1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(known())}"
+            raise BadValue(f"there is no field {name!r}{meant}")
+    if not names:
+        raise BadValue(f"no field is named; there are: {', '.join(known())}")
+    return names
+
+
 def renderer(options: Namespace) -> Callable[[Event], str]:
     """The function that makes a line of an event."""
-    if options.heartbeat and options.format != "json":
+    form = options.format
+    if options.heartbeat and form != "json":
         raise PylsmError("--heartbeat is for --format json", hint="add --format json, or use --stats")
-    if options.format == "json":
+    if options.fields and form in ("ecs", "ocsf"):
+        raise PylsmError(f"--fields is for text and json: {form} has its own", hint="leave it out, or --format json")
+    if form == "ecs":
+        from pylsm.output import ecs
+
+        return ecs.render
+    if form == "ocsf":
+        from pylsm.output import ocsf
+
+        return ocsf.render
+    if options.fields:
+        from pylsm.output.fields import render_json, render_text
+
+        chosen = render_json if form == "json" else render_text
+        return functools.partial(chosen, names=options.fields, timestamps=options.timestamps)
+    if form == "json" and options.timestamps:
+        from pylsm.output.fields import render_stamped
+
+        return render_stamped
+    if form == "json":
         from pylsm.output import jsonl
 
         return jsonl.render
     from pylsm.output import text
 
-    return functools.partial(text.render, timestamps=options.timestamps)
+    return functools.partial(text.render, timestamps=options.timestamps, colour=_in_colour(options))
+
+
+def _in_colour(options: Namespace) -> bool:
+    """Whether text is for a terminal that shows colours (https://no-color.org)."""
+    if options.color != "auto":
+        return bool(options.color == "always")
+    if options.output is not None or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return os.isatty(1)
+
+
+def watching(options: Namespace) -> Watch | None:
+    """What looks at the events besides, for ``--summary`` and ``--expect``; None when neither is asked for.
+
+    Raises:
+        PylsmError: the allow-list cannot be used.
+    """
+    expect = getattr(options, "expect", None)
+    if not options.summary and expect is None:
+        return None
+    from pylsm.cli.watch import Watch
+    from pylsm.recording.expect import load
+    from pylsm.recording.touched import Touched
+
+    return Watch(Touched() if options.summary else None, load(expect) if expect is not None else None)
 
 
 def open_audit(options: Namespace, *, settle: bool = True) -> Audit:

@@ -21,10 +21,11 @@ from pylsm.cli.options import (
     last_words,
     open_audit,
     renderer,
+    watching,
 )
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink, SinkError
-from pylsm.cli.status import CANNOT_EXECUTE, NOT_FOUND, REFUSED, complain, say
+from pylsm.cli.status import CANNOT_EXECUTE, LOST, NOT_FOUND, REFUSED, complain, say
 from pylsm.confine.invoker import Invoker, become, invoker
 from pylsm.light import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import signal
     from argparse import ArgumentParser, Namespace, _SubParsersAction
     from typing import NoReturn
+
+    from pylsm.cli.watch import Watch
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
 
@@ -51,16 +54,25 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
         description="Start CMD, traced from its first instruction, and print what it and all it starts connect to and "
         "open, until the last of them has ended. Nothing is ever denied or delayed. Under sudo CMD runs as the user "
         "who called sudo, with that user's ids, groups and environment.",
-        epilog="exit status: that of CMD (128+n when signal n ended it); 125 when pylsm cannot do its work, 126 when "
+        epilog="exit status: that of CMD (128+n when signal n ended it); 3 when what was touched is not in --expect; "
+        "4 when events were lost and --on-loss exit or --expect is given; 125 when pylsm cannot do its work, 126 when "
         "CMD cannot be executed, 127 when it is not found, 2 for wrong usage.\n"
         "signals: Ctrl-C is CMD's, as without pylsm; TERM, HUP and QUIT are passed on; USR1 prints the counts.\n\n"
         "examples:\n"
         "  pylsm run -- curl -s https://example.org\n"
-        "  pylsm run --format json -o events.jsonl -- make test",
+        "  pylsm run --format json -o events.jsonl -- make test\n"
+        "  pylsm run --summary -o /dev/null -- npm install\n"
+        "  pylsm expect events.jsonl > allow.toml; pylsm run --expect allow.toml -- make test",
     )
     add_audit_options(parser)
     parser.add_argument(
         "--root", action="store_true", help="under sudo: run CMD as root, not as the user who called sudo"
+    )
+    parser.add_argument(
+        "--expect",
+        metavar="FILE",
+        help="exit with status 3 when something is touched that is not in the allow-list FILE (nothing is denied; "
+        "`pylsm expect` makes one from a recording)",
     )
     parser.add_argument("command", nargs=REMAINDER, metavar="CMD", help=SUPPRESS)
     parser.set_defaults(handler=_run, parser=parser)
@@ -70,23 +82,28 @@ def _run(options: Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or not command[0]:
         options.parser.error("CMD is missing: pylsm run -- CMD ARG ...")
+    if options.expect is not None and options.if_unavailable == "skip":
+        options.parser.error("--expect is not with --if-unavailable skip: without an audit nothing is known")
     who = None if options.root else invoker()
+    watch = watching(options)
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
             audit = stack.enter_context(open_audit(options))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, *_FORWARDED))
             child = stack.enter_context(_Child(command, who))
-            return _follow(options, audit, sink, signals, child)
+            return _follow(options, audit, sink, signals, child, watch)
     except SkipAudit:
         _execute(command, who)
 
 
-def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child) -> int:
+def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child, watch: Watch | None) -> int:
     audit.trace(to_initial([child.pid]))
     whose = f" of user {child.who.name}" if child.who is not None else ""
     announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)
-    follower = Follower(audit, sink, renderer(options), signals, options.stats, options.heartbeat)
+    follower = Follower(
+        audit, sink, renderer(options), signals, options.stats, options.heartbeat, watch, options.on_loss
+    )
     failed = child.release()
     if failed:
         return failed
@@ -94,6 +111,9 @@ def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, chil
     confine(options, audit, signals=True)
     try:
         follower.run(lambda: not audit.family(), child.on_signal, [child.pidfd])
+        if follower.lossy:
+            say(f"ending {child.name}, since not all that it does is seen")
+            child.end(audit)
         follower.finish()
     except SinkError as error:
         # Untrusted and unseen is what CMD must not go on to be.
@@ -103,6 +123,12 @@ def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, chil
         return REFUSED
     finally:
         last_words(audit, options.quiet)
+    asked = watch.conclude(audit.counts()) if watch is not None else 0
+    if asked or follower.lossy:
+        status = child.wait()
+        if status:
+            say(f"{child.name} itself ended with status {status}")
+        return asked or LOST
     return child.wait()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace, _SubParsersAction
 
 __all__ = ["add_parser"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "schema",
@@ -25,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(handler=_schema, parser=parser)
 
 
-def _schema(options: argparse.Namespace) -> int:
+def _schema(options: Namespace) -> int:
     import json
 
     from pylsm.output.schema import schema

@@ -10,9 +10,13 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["CANNOT_EXECUTE", "NOT_FOUND", "REFUSED", "USAGE", "complain", "say"]
+__all__ = ["CANNOT_EXECUTE", "LOST", "NOT_FOUND", "REFUSED", "UNEXPECTED", "USAGE", "complain", "say"]
 
 USAGE: Final = 2
+#: The family touched what --expect does not allow.
+UNEXPECTED: Final = 3
+#: Events were lost, and --on-loss exit or --expect was given.
+LOST: Final = 4
 #: pylsm's own failure: refused, or failed to attach (as env, timeout and chroot use it)
 REFUSED: Final = 125
 CANNOT_EXECUTE: Final = 126

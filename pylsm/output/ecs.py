@@ -21,6 +21,8 @@ __all__ = ["VERSION", "from_dict", "render"]
 #: The release of ECS whose fields these are.
 VERSION: Final = "9.4.0"
 
+_HOST: Final = os.uname().nodename
+
 
 class _Kind(NamedTuple):
     """How ECS sorts a kind of event: ``event.category``, ``event.type``, ``event.action``."""
@@ -99,7 +101,7 @@ def from_dict(values: Mapping[str, Any]) -> dict[str, Any]:
             "type": list(kind.type),
             "action": kind.action,
         },
-        "host": {"hostname": os.uname().nodename},
+        "host": {"hostname": _HOST},
     }
     rest = {key: value for key, value in values.items() if key not in ("time_ns", "version") and value is not None}
     for ours, (theirs, convert) in _FIELDS.items():

@@ -36,6 +36,8 @@ _NAMES: Final = {
     _NETWORK: ("Network Activity", 4, "Network Activity"),
 }
 
+_HOST: Final = os.uname().nodename
+
 
 class _Kind(NamedTuple):
     """The class of a kind of event, and its activity there."""
@@ -106,7 +108,7 @@ def from_dict(values: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": metadata,
     }
     process = _process(rest) if kind.uid != _BASE else {}
-    host = {"hostname": os.uname().nodename, "type_id": 0}
+    host = {"hostname": _HOST, "type_id": 0}
     if kind.uid == _NETWORK:
         # The class itself has no place for who did it; the profile "host" has.
         metadata["profiles"] = ["host"]

@@ -25,6 +25,7 @@ _HEARTBEAT = {
     **dict.fromkeys(Counts._fields, "a count, as `pylsm.audit.session.Counts` has it"),
     "next": "for each processor the sequence number of its next record",
 }
+_TIME = {"type": "string", "format": "date-time", "description": "the UTC time, with --timestamps"}
 
 
 def schema(*, strict: bool = False) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def schema(*, strict: bool = False) -> dict[str, Any]:
 def _kind(row: type[Event]) -> dict[str, Any]:
     blank = row.make(**({row.layout.tail_name: b""} if row.layout.tail_name else {}))
     values = to_dict(blank)
-    properties: dict[str, Any] = {"version": {"const": VERSION}, "event": {"const": row.name}}
+    properties: dict[str, Any] = {"version": {"const": VERSION}, "event": {"const": row.name}, "time": _TIME}
     for field in (*COMMON, *row.fields):
         if field.name == "event":
             continue

@@ -5,17 +5,30 @@ from __future__ import annotations
 import time
 
 from pylsm.audit.events import Event
+from pylsm.light import TYPE_CHECKING
 from pylsm.output.escape import escape
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["render", "stamp"]
 
 
-def render(event: Event, *, timestamps: bool = False) -> str:
+#: What a kind is printed in (SGR parameters, ECMA-48): connections, changes, programs; others as they are.
+_COLOURS: Final = {
+    **dict.fromkeys(("connect", "sendto", "bind", "listen"), "36"),
+    **dict.fromkeys(("unlink", "rename", "mkdir", "chmod", "mount", "module", "bpf", "ptrace", "kill"), "33"),
+    **dict.fromkeys(("exec", "fork", "exit"), "32"),
+}
+
+
+def render(event: Event, *, timestamps: bool = False, colour: bool = False) -> str:
     """An event as one line: the words that its kind has in `Event.line`.
 
     Args:
         event: the event.
         timestamps: begin with the UTC time, to the nanosecond (RFC 3339).
+        colour: for a terminal: what a kind touches in its colour, what is the same in most lines faint.
 
     What is unusual about an event comes in a ``flags=`` field. A path that comes last keeps its spaces; all others have
     them escaped.
@@ -32,8 +45,22 @@ def render(event: Event, *, timestamps: bool = False) -> str:
                 words.append(f"{label}={','.join(_item(item) for item in value)}")
         elif value is not None:
             words.append(f"{label}={value}")
+    if colour:
+        words = _paint(event, words)
     text = " ".join(words)
     return f"{stamp(event.time_ns)} {text}" if timestamps else text
+
+
+def _paint(event: Event, words: list[str]) -> list[str]:
+    head, *rest = words
+    _, name, who = head.split(" ", 2)
+    written = name == "open" and "w" in getattr(event, "mode", "")
+    code = "33" if written else _COLOURS.get(name, "")
+    shown = [f"\x1b[2m[LSM]\x1b[0m \x1b[{code or '0'}m{name}\x1b[0m \x1b[2m{who}\x1b[0m"]
+    for word in rest:
+        label, _, value = word.partition("=")
+        shown.append(f"\x1b[2m{label}=\x1b[0m\x1b[{code or '0'}m{value}\x1b[0m")
+    return shown
 
 
 def _item(item: str | bytes) -> str:

@@ -21,9 +21,10 @@ ALLOWED = {
     "loader": {"errors", "arch", "btf", "asm"},
     "audit": {"", "errors", "arch", "btf", "asm", "record", "loader"},
     "research": {"errors", "asm", "loader"},
-    "output": {"audit"},
+    "output": {"", "audit"},
+    "recording": {"", "errors", "audit", "output"},
     "confine": {"errors", "arch"},
-    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine"},
+    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording"},
     "__init__": {"audit"},
     "__main__": {"cli"},
 }
