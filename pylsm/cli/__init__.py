@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "parser_for"]
 
 #: Commands in the order of the help text → the module that has them.
 _COMMANDS = {
@@ -34,6 +34,7 @@ _COMMANDS = {
     "disasm": "asm",
     "build": "build",
     "btf": "btf",
+    "print": "print",
 }
 
 
@@ -50,12 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options: Any = _declared(arguments).read(arguments)
     if options is None:
-        parser = _parser(arguments)
+        parser = parser_for(arguments)
         options = parser.parse_args(arguments)
         if options.command_name is None:
             parser.print_help(sys.stderr)
             return USAGE
     try:
+        if getattr(options, "config", None) is not None or getattr(options, "print_config", False):
+            from pylsm.cli.config import read
+
+            options = read(parser_for(()), arguments)
         return int(options.handler(options))
     except PylsmError as error:
         complain(error)
@@ -90,7 +95,7 @@ def _declared(arguments: Sequence[str]) -> Declaration:
     return declared
 
 
-def _parser(arguments: Sequence[str]) -> ArgumentParser:
+def parser_for(arguments: Sequence[str]) -> ArgumentParser:
     """The same for argparse."""
     from pylsm.cli.parser import parser_of
 

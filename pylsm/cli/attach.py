@@ -13,6 +13,7 @@ from pylsm.cli.options import (
     add_audit_options,
     announce,
     confine,
+    enabled,
     last_words,
     open_audit,
     pid,
@@ -81,6 +82,8 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
 
 def _attach(options: Namespace) -> int:
     _check(options)
+    if not enabled(options):
+        return 0
     named = [targets.resolve(number).pid for number in options.pid]
     found = _found(options)
     pids = list(dict.fromkeys(named + found))

@@ -26,6 +26,7 @@ __all__ = [
     "add_audit_options",
     "announce",
     "confine",
+    "enabled",
     "last_words",
     "open_audit",
     "pid",
@@ -201,6 +202,29 @@ def add_audit_options(parser: ArgumentParser) -> None:
         "--traced-map", metavar="PATH", help="use the map of traced processes that is pinned at PATH, of another tool"
     )
     kernel.add_argument("--ringbuf", metavar="PATH", help="use the ring buffer that is pinned at PATH, of another tool")
+    config = parser.add_argument_group("configuration")
+    config.add_argument(
+        "--config",
+        metavar="FILE",
+        help='take options from a TOML file: a field for each, such as ring_size = "16M"; those given here win',
+    )
+    config.add_argument(
+        "--print-config", action="store_true", help="print the resulting configuration, and where each value comes from"
+    )
+    config.add_argument(
+        "--enable-lsm-audit",
+        action="store_true",
+        default=None,
+        help="audit although the file of --config does not say enable_lsm_audit = true, without which it does not",
+    )
+
+
+def enabled(options: Namespace) -> bool:
+    """Whether there is to be an audit; says why not. Only a file can turn it off."""
+    if options.enable_lsm_audit is not False:
+        return True
+    say(f"not auditing: {options.config} does not say enable_lsm_audit = true")
+    return False
 
 
 def fields(text: str) -> tuple[str, ...]:

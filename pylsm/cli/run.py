@@ -18,6 +18,7 @@ from pylsm.cli.options import (
     add_audit_options,
     announce,
     confine,
+    enabled,
     last_words,
     open_audit,
     renderer,
@@ -85,6 +86,10 @@ def _run(options: Namespace) -> int:
     if options.expect is not None and options.if_unavailable == "skip":
         options.parser.error("--expect is not with --if-unavailable skip: without an audit nothing is known")
     who = None if options.root else invoker()
+    if not enabled(options):
+        if options.expect is not None:
+            options.parser.error("--expect is not without an audit: nothing is known then")
+        _execute(command, who)
     watch = watching(options)
     try:
         with ExitStack() as stack:

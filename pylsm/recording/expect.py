@@ -6,9 +6,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from typing import Any, Final
 
+from pylsm import toml
 from pylsm.errors import PylsmError
 from pylsm.recording.patterns import PatternError, as_glob, glob, host, normal
 from pylsm.recording.touched import CATEGORIES, Touched, touches
@@ -86,15 +86,11 @@ def load(path: str) -> Expectation:
         ExpectationError: it cannot be read, is no TOML, or has what no allow-list has.
     """
     try:
-        with open(path, "rb") as file:
-            found = _parser()(file.read().decode())
-    except OSError as error:
+        found = toml.load(path)
+    except toml.TomlError as error:
         raise ExpectationError(
-            f"cannot read the allow-list {path}: {error.strerror}",
-            hint="`pylsm expect EVENTS.jsonl > allow.toml` makes one",
+            f"the allow-list: {error}", hint="`pylsm expect EVENTS.jsonl > allow.toml` makes one"
         ) from None
-    except ValueError as error:  # of TOML, and bytes that are no UTF-8
-        raise ExpectationError(f"{path} is not TOML: {error}", hint="`pylsm expect EVENTS.jsonl` prints one") from None
     return from_dict(found, path)
 
 
@@ -131,19 +127,6 @@ def from_dict(found: Mapping[str, Any], path: str) -> Expectation:
             f"{path} has no list, so everything would be expected", hint="the lists are " + ", ".join(CATEGORIES)
         )
     return Expectation(allowed, path)
-
-
-def _parser() -> Callable[[str], dict[str, Any]]:
-    """The reader of TOML: Python's own from 3.11 on."""
-    for name in ("tomllib", "tomli"):  # tomli: the same under the name it had before
-        try:
-            loads: Callable[[str], dict[str, Any]] = import_module(name).loads
-            return loads
-        except ImportError:
-            continue
-    raise ExpectationError(
-        "allow-lists are TOML, which this Python cannot read", hint="pip install 'pylsm[toml]', or use Python 3.11"
-    )
 
 
 def generate(touched: Touched, source: str, *, exact: bool = False, fold: Iterable[str] = ()) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylsm.cli import _COMMANDS, _declared, _parser, arguments
+from pylsm.cli import _COMMANDS, _declared, arguments, parser_for
 
 #: Words of which lines are made: options of the start with sound and unsound values, and what argparse alone reads.
 OPTIONS = (
@@ -41,7 +41,7 @@ WORDS = st.one_of(
 def by_argparse(line: list[str]) -> dict[str, Any] | None:
     """The values as argparse has them, or None where it refuses the line or shows its help."""
     try:
-        found = vars(_parser(line).parse_args(line))
+        found = vars(parser_for(line).parse_args(line))
     except SystemExit:
         return None
     return {name: value for name, value in found.items() if name != "parser"}
@@ -84,7 +84,7 @@ def test_what_is_not_plain_is_left_to_argparse(line: str) -> None:
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_can_be_declared(command: str) -> None:
-    assert _parser([command]).parse_args  # repeats every note; argparse refuses what it does not know
+    assert parser_for([command]).parse_args  # repeats every note; argparse refuses what it does not know
     _declared([command]).read([command])
 
 

@@ -72,7 +72,7 @@ def test_wrong_usage_is_2_and_one_line_says_why(
 
 def test_options_of_the_command_are_its_own() -> None:
     """What follows CMD is CMD's, also when it looks like an option of ours."""
-    from pylsm.cli import _parser
+    from pylsm.cli import parser_for
 
-    assert _parser(["run"]).parse_args(["run", "ls", "--format", "x", "-q"]).command == ["ls", "--format", "x", "-q"]
-    assert _parser(["run"]).parse_args(["run", "-q", "--", "ls", "--", "-o"]).command[-3:] == ["ls", "--", "-o"]
+    assert parser_for(["run"]).parse_args(["run", "ls", "--format", "x", "-q"]).command == ["ls", "--format", "x", "-q"]
+    assert parser_for(["run"]).parse_args(["run", "-q", "--", "ls", "--", "-o"]).command[-3:] == ["ls", "--", "-o"]
