@@ -48,8 +48,8 @@ class Decoder:
         self.synchronise()
 
     def synchronise(self) -> None:
-        """Take the distance between CLOCK_MONOTONIC and Unix time again; it changes when the clock is set."""
-        self._clock = time.time_ns() - time.monotonic_ns()
+        """Take the distance between CLOCK_BOOTTIME and Unix time again; it changes when the clock is set."""
+        self._clock = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def decode(self, record: bytes | memoryview) -> Event | None:
         """One record → its event, or None when it is not ours or no record we know."""

@@ -87,7 +87,7 @@ class Event:
 
     Args:
         record: its bytes, as they came out of the ring.
-        clock_ns: Unix time less CLOCK_MONOTONIC when it was read, in nanoseconds.
+        clock_ns: Unix time less CLOCK_BOOTTIME when it was read, in nanoseconds.
 
     Class attributes, of each kind:
         name: of the kind, as in ``--events`` and in the output.

@@ -56,7 +56,7 @@ _HEADER = (
     "flags" / Int16un,
     "pid_tgid" / Int64un,  # tgid << 32 | tid, in the initial pid namespace
     "uid_gid" / Int64un,  # gid << 32 | uid
-    "time" / Int64un,  # CLOCK_MONOTONIC, nanoseconds
+    "time" / Int64un,  # CLOCK_BOOTTIME, nanoseconds: it goes on while the machine is suspended
     "sequence" / Int64un,  # 0, 1, 2 … on each processor, taken before the record is sent: a lost record leaves a gap
     "comm" / Bytes(16),
     "cpu" / Int32un,

@@ -132,18 +132,6 @@ def test_a_consumer_that_stands_still(tmp_path: Path) -> None:
     assert "--ring-size" in err
 
 
-def test_the_clock_is_set(source: str, tmp_path: Path) -> None:
-    """Times of events follow the wall clock, also backwards."""
-    with Audit(source=source) as audit:
-        lab = Lab(audit)
-        real = time.time_ns
-        for step in (10**15, -(10**15)):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(time, "time_ns", lambda step=step: real() + step)
-                (event,) = lab.run(lambda: look(tmp_path)).opens(tmp_path)
-            assert abs(event.time_ns - real() - step) < 10**11
-
-
 def test_the_family_is_full_and_says_so() -> None:
     result = pylsm("run", "--family-size", "1", "--", "sh", "-c", "true; (true); /bin/true")
     assert result.returncode == 0

@@ -38,7 +38,7 @@ def header(kind: int, flags: int = 0, pid: int = 4321, comm: bytes = b"cat") -> 
         "flags": flags,
         "pid_tgid": pid << 32 | pid,
         "uid_gid": 0,
-        "time": time.monotonic_ns(),
+        "time": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
         "sequence": 0,
         "comm": comm.ljust(16, b"\0"),
         "cpu": 0,
@@ -110,7 +110,7 @@ def test_an_open_is_what_construct_put_in(
         mnt_ns=mnt_ns,
     )
     decoder = Decoder()
-    clock = time.time_ns() - time.monotonic_ns()
+    clock = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     event = decoder.decode(memoryview(record))
     assert isinstance(event, FileOpen)
     assert abs(event.time_ns - when - clock) < 1_000_000_000

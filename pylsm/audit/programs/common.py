@@ -222,7 +222,7 @@ class Probe:
         a.st(record.kind, kind)
         a.st(record.flags, 0)
         a.stx(record.pid_tgid, R7)
-        a.call("ktime_get_ns")
+        a.call("ktime_get_boot_ns")
         a.stx(record.time, R0)
         if self._marks:
             self._who(record)
