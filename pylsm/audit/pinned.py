@@ -41,6 +41,7 @@ from pylsm.loader.rcu import synchronize
 from pylsm.record import Record
 
 if TYPE_CHECKING:
+    from pylsm.audit.sources import Options
     from pylsm.btf import Btf
 
 __all__ = ["PinnedAudit", "PinnedError", "State", "relay", "remove"]
@@ -65,6 +66,7 @@ class State(NamedTuple):
         baseline: counts of the kernel's counters that are not the audit's (its self-tests).
         records: layout of each record and key, by name; what two versions both have must be the same.
         events: names of the kinds of events that are recorded.
+        options: what else the programs were made for (`pylsm.audit.sources.Options`), by name.
     """
 
     version: str
@@ -73,6 +75,7 @@ class State(NamedTuple):
     baseline: list[int]
     records: dict[str, str]
     events: list[str]
+    options: dict[str, Any]
 
 
 class PinnedAudit:
@@ -253,14 +256,15 @@ class PinnedAudit:
                 )
             link.pin(self._at(f"link-{name}"))
 
-    def finish(self, source: str, tag: bytes, baseline: Sequence[int], events: Sequence[str]) -> None:
+    def finish(self, source: str, tag: bytes, baseline: Sequence[int], events: Sequence[str], options: Options) -> None:
         """Note the `State`; with the first one the directory is complete.
 
         Args:
-            source, baseline, events: see `State`.
+            source, baseline, events, options: see `State`.
             tag: as it is in the map.
         """
-        state = State(pylsm.__version__, source, struct.unpack("=I", tag)[0], list(baseline), layouts(), list(events))
+        number = struct.unpack("=I", tag)[0]
+        state = State(pylsm.__version__, source, number, list(baseline), layouts(), list(events), options._asdict())
         text = json.dumps(state._asdict()).encode().ljust(_STATE.value_size, b"\0")
         if self._has("state"):
             with Map.open_pinned(self._at("state"), _STATE) as stored:
@@ -461,7 +465,7 @@ def _decode(value: bytes, path: str) -> State:
     try:
         raw: dict[str, Any] = json.loads(value.rstrip(b"\0"))
         state = State(**raw)
-        for part, kind in zip(state, (str, str, int, list, dict, list)):
+        for part, kind in zip(state, (str, str, int, list, dict, list, dict)):
             if not isinstance(part, kind):
                 raise ValueError(f"{part!r} is no {kind.__name__}")
     except (ValueError, TypeError) as error:

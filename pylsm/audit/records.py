@@ -97,7 +97,7 @@ SEEN_KEY: Final = Record(
     "who" / Int64un,  # start time in units of 1,024 ns << 22 | tgid, which has no more bits (PID_MAX_LIMIT)
 )
 
-#: Per-CPU counters. Each run of a hook increments exactly one of the first six.
+#: Per-CPU counters. Each run of a hook increments exactly one of the first six and `filtered`.
 COUNTERS: Final = Record(
     "pylsm_counters",
     "untraced" / Int64un,  # the process is of no traced family
@@ -108,6 +108,7 @@ COUNTERS: Final = Record(
     "unreadable" / Int64un,  # the subject could not be read (a page not present, a file closed meanwhile)
     "family_full" / Int64un,  # children that could not be added to the family
     "numbered" / Int64un,  # sequence numbers taken: the next one, for each CPU
+    "filtered" / Int64un,  # traced, but not what the filters ask for
 )
 
 TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)

@@ -19,7 +19,7 @@ from pylsm.audit.events import DEFAULT, KINDS, Connect, Event, FileOpen, choose
 from pylsm.audit.marks import Marks
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.records import COUNTERS
-from pylsm.audit.sources import LACKING, SOURCES, Plan, Source
+from pylsm.audit.sources import LACKING, PLAIN, SOURCES, Options, Plan, Source
 from pylsm.audit.targets import NoSuchProcess, descendants, lives
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pylsm.asm import MapSpec, Program
     from pylsm.audit.pinned import PinnedAudit
+    from pylsm.audit.selection import Selection
     from pylsm.loader.image import Image, MapImage
 
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
@@ -62,8 +63,9 @@ class FamilyFull(PylsmError):
 class Counts(NamedTuple):
     """What became of every run of the hooks, and of every record read.
 
-    The first six add up to the number of runs. All but the last three are counted in the kernel, per CPU. ``numbered``
-    records were given a sequence number: those recorded, and those lost or unreadable after that.
+    The first six and ``filtered`` add up to the number of runs. All but the last four are counted in the kernel, per
+    CPU. ``numbered`` records were given a sequence number: those recorded, those lost or unreadable after that, and
+    those ``withheld``: filtered by what the kernel cannot look at, as patterns of paths (part of ``filtered``).
     """
 
     untraced: int
@@ -74,9 +76,11 @@ class Counts(NamedTuple):
     unreadable: int
     family_full: int
     numbered: int
+    filtered: int
     foreign: int
     malformed: int
     leaked: int
+    withheld: int
 
 
 class Audit:
@@ -97,6 +101,8 @@ class Audit:
         settle: False leaves to the caller when `settle` is called, which has to be soon.
         events: names of the kinds of events to be recorded (`pylsm.audit.events.KINDS`), "default" and "all" among
             them; by default those that say so. Programs of other kinds are not loaded.
+        select: whom to trace besides those given to `trace` and `trace_families`: who matches now with all its
+            descendants, and who will match later.
 
     Attributes:
         source: the `Source` in use.
@@ -105,6 +111,7 @@ class Audit:
         variant: which `Variant` of it this kernel took.
         refused: reasons by name of the better sources that could not be used.
         continued: it was another process's before (`adopt`); `counts` has that one's too.
+        selected: pids, as /proc shows them here, of those that matched ``select`` at the start.
 
     Raises:
         UnavailableError: no source works; BlindError is among its reasons when one attached and saw nothing.
@@ -123,7 +130,11 @@ class Audit:
         pin: str | os.PathLike[str] | PinnedAudit | None = None,
         settle: bool = True,
         events: Iterable[str] | None = None,
+        select: Selection | None = None,
     ) -> None:
+        self._selection = select
+        self._options = Options(select=select.select) if select is not None else PLAIN
+        self.selected: list[int] = []
         self.events = DEFAULT if events is None else choose(events)
         self.refused: dict[str, PylsmError] = {}
         self._btf = None
@@ -166,8 +177,11 @@ class Audit:
                 self._baseline = self._baseline._replace(recorded=recorded, numbered=numbered)
             if self._pinned is not None:
                 counted = self._baseline[: len(COUNTERS.fields)]
-                self._pinned.finish(self.source.name, self._tag, counted, self.events)
+                self._pinned.finish(self.source.name, self._tag, counted, self.events, self._options)
             stack.callback(self._close_walkers)
+            if select is not None:
+                self.selected = [process.pid for process in select.find()]
+                self.trace_families(self.selected, may_end=True)
             if settle:
                 self.settle()
             self._stack = stack.pop_all()
@@ -200,6 +214,9 @@ class Audit:
         self._tag = struct.pack("=I", pinned.state.tag)
         counted = [*pinned.state.baseline, *[0] * len(Counts._fields)]
         self._baseline = Counts._make(counted[: len(Counts._fields)])
+        known = {**PLAIN._asdict(), **pinned.state.options}
+        values = (known[name] for name in Options._fields)
+        self._options = Options._make(tuple(value) if isinstance(value, list) else value for value in values)
         return pinned.state.source, pinned.map(maps.TRACED), pinned.map(maps.RING)
 
     @property
@@ -237,7 +254,7 @@ class Audit:
 
     def _open(self, source: Source) -> Object:
         for variant in source.variants:
-            plan = Plan(source.name, variant, self.events)
+            plan = Plan(source.name, variant, self.events, self._options)
             try:
                 opened = self._load(plan)
             except LACKING:
@@ -278,17 +295,32 @@ class Audit:
             loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **self._own(used)})
             self._marks = Marks(loaded.maps, owned=self._owns_family, adopted=self._pinned.state is not None)
             self._set_walkers(loaded, loaded, [program.name for program in walkers])
+            self._tell(loaded)
             return loaded
         image = self._image(plan, "hooks", plan.programs)
         loaded = Object(image, reuse=self._own(map.name for map in image.maps))
         self._marks = Marks(loaded.maps, owned=self._owns_family)
-        if not plan.walks_late:
-            try:
+        try:
+            self._tell(loaded)
+            if not plan.walks_late:
                 self._add_walkers(plan, loaded)
-            except BaseException:
-                loaded.close()
-                raise
+        except BaseException:
+            loaded.close()
+            raise
         return loaded
+
+    def _tell(self, loaded: Object) -> None:
+        """Tell the programs what the options that they were made for leave open."""
+        if self._options == PLAIN:
+            return
+        from pylsm.audit import rules
+
+        if rules.SETTINGS.name in loaded.maps:
+            tag = int.from_bytes(self._tag, sys.byteorder)
+            setting = {"tag": tag, "itself": initial_tgid(), "mode": 0, "reserved": 0}
+            loaded.maps[rules.SETTINGS.name].update(bytes(4), rules.SETTING.pack(setting))
+        if self._selection is not None:
+            self._selection.fill(loaded.maps)
 
     def _own(self, used: Iterable[str]) -> dict[str, Map]:
         """Of the maps that are there before any program, those that are used."""
@@ -457,6 +489,11 @@ class Audit:
                 )
 
     @property
+    def open_ended(self) -> bool:
+        """Processes can join on their own: that the family is empty is no end of it."""
+        return bool(self._options.select)
+
+    @property
     def marked(self) -> bool:
         """Traced processes carry marks in the kernel: the family may be larger than the map that lists it."""
         return self._marks.used
@@ -502,7 +539,7 @@ class Audit:
         """The counts since the audit began."""
         totals = [sum(self._per_cpu(index)) for index in range(len(COUNTERS.fields))]
         decoder = self._decoder
-        now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked)
+        now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked, 0)
         return Counts._make(a - b for a, b in zip(now, self._baseline))
 
     def next_numbers(self) -> list[int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pylsm.audit.programs.hooks import Hook
     from pylsm.audit.programs.table import Row
 
-__all__ = ["LACKING", "SOURCES", "Plan", "Source", "Variant"]
+__all__ = ["LACKING", "PLAIN", "SOURCES", "Options", "Plan", "Source", "Variant"]
 
 #: What loading raises on a kernel that lacks something: a helper, an instruction, a map type, a field, a tracepoint.
 LACKING: Final = (VerifierError, BpfError, ResolveError)
@@ -37,6 +37,36 @@ class Variant(NamedTuple):
     fetching_atomics: bool
 
 
+class Options(NamedTuple):
+    """What was asked for, as far as the programs depend on it: what is not asked for emits no instruction.
+
+    Attributes:
+        select: by what processes join the family on their own, of `pylsm.audit.programs.select.SELECTORS`.
+        filters: what of an event is looked at, of `pylsm.audit.programs.filters.FILTERS`; the values are in maps.
+        dedup: which opens are repeats, one of ``file_open.DEDUP``.
+        window_ms: with dedup "window", how long a repeat is one, in milliseconds.
+    """
+
+    select: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    dedup: str = "file+mode"
+    window_ms: int = 0
+
+    @property
+    def by_exec(self) -> bool:
+        """Who joins is seen when a program is executed, and then only."""
+        return "comm" in self.select or "exe" in self.select
+
+    @property
+    def by_event(self) -> tuple[str, ...]:
+        """By what processes join with an event of theirs."""
+        return () if self.by_exec else self.select
+
+
+#: Nothing asked for.
+PLAIN: Final = Options()
+
+
 class Source(NamedTuple):
     """A way to see events.
 
@@ -54,13 +84,21 @@ class Source(NamedTuple):
     kernel_btf: bool
     hook: str
 
-    def family(self, variant: Variant) -> list[Program]:
+    def family(self, variant: Variant, options: Options = PLAIN) -> list[Program]:
         """The programs that keep the family: attached before any process is added to it."""
         from pylsm.audit.programs import family
 
         marks = self.kernel_btf and variant.typed_task
+        if "all" in options.select:
+            return []
         programs = [family.sched_process_fork(marks=marks), family.sched_process_exit()]
-        return [*programs, family.sched_process_exec()] if marks else programs
+        if marks:
+            programs.append(family.sched_process_exec())
+        if options.by_exec:
+            from pylsm.audit.programs.select import join_by_exec
+
+            programs.append(join_by_exec(options.select, marks=marks))
+        return programs
 
     # The modules of the programs, and the assembler, are imported when programs are made: no start from the cache does.
 
@@ -70,21 +108,21 @@ class Source(NamedTuple):
 
         return [row for row in ROWS if row.event in events and self.name in row.sources]
 
-    def programs(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+    def programs(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
         """The programs that see these kinds of events."""
-        return [row.make(self._entered(), variant) for row in self.rows(events)]
+        return [row.make(self._entered(), variant, options) for row in self.rows(events)]
 
-    def walkers(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+    def walkers(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
         """The programs that those call (`maps.table_of` has where they are looked for)."""
-        return [row.walker(self._entered(), variant) for row in self.rows(events) if row.walker is not None]
+        return [row.walker(self._entered(), variant, options) for row in self.rows(events) if row.walker is not None]
 
-    def attached(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+    def attached(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
         """All programs that are attached, in this order."""
-        return [*self.family(variant), *self.programs(variant, events)]
+        return [*self.family(variant, options), *self.programs(variant, events, options)]
 
-    def all(self, variant: Variant, events: Sequence[str] = DEFAULT) -> list[Program]:
+    def all(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
         """All programs: those attached, and the walkers that they call."""
-        return [*self.attached(variant, events), *self.walkers(variant, events)]
+        return [*self.attached(variant, events, options), *self.walkers(variant, events, options)]
 
     def _entered(self) -> Hook:
         from pylsm.audit.programs import hooks
@@ -100,13 +138,13 @@ class Plan(NamedTuple):
         source: name of the `Source`.
         variant: what they may use of the kernel.
         events: names of the kinds of events, in the order of `pylsm.audit.events.KINDS`.
-        options: what was asked for, as (name, value) pairs; values compare and print by what they mean.
+        options: what else was asked for; values compare and print by what they mean.
     """
 
     source: str
     variant: Variant
     events: tuple[str, ...] = DEFAULT
-    options: tuple[tuple[str, object], ...] = ()
+    options: Options = PLAIN
 
     @property
     def name(self) -> str:
@@ -120,11 +158,11 @@ class Plan(NamedTuple):
 
     def programs(self) -> list[Program]:
         """The programs to be attached, in that order: the family's first."""
-        return self._made_by().attached(self.variant, self.events)
+        return self._made_by().attached(self.variant, self.events, self.options)
 
     def walkers(self) -> list[Program]:
         """The programs that those call."""
-        return self._made_by().walkers(self.variant, self.events)
+        return self._made_by().walkers(self.variant, self.events, self.options)
 
     def _made_by(self) -> Source:
         return next(source for source in SOURCES if source.name == self.source)

@@ -16,7 +16,6 @@ __all__ = [
     "NoSuchProcess",
     "Process",
     "descendants",
-    "find",
     "in_initial_pid_namespace",
     "lives",
     "processes",
@@ -79,16 +78,6 @@ def processes() -> Iterator[Process]:
 def lives(pid: int) -> bool:
     """Whether there is such a process and it can still do something."""
     return _read(pid) is not None
-
-
-def find(*, comm: str | None = None, uid: int | None = None) -> list[Process]:
-    """Processes with this name and this real uid; a None is any. This process is never among them."""
-    wanted = None if comm is None else os.fsencode(comm)
-    return [
-        p
-        for p in processes()
-        if (wanted is None or p.comm == wanted[:15]) and (uid is None or p.uid == uid) and p.pid != os.getpid()
-    ]
 
 
 def descendants(roots: Iterable[int]) -> set[int]:

@@ -18,22 +18,29 @@ from pylsm.cli.options import (
     open_audit,
     pid,
     renderer,
-    user,
     watching,
 )
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink
 from pylsm.cli.status import LOST, say
+from pylsm.cli.who import add_selectors, anybody, named, selection, unmatched
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import signal
     from argparse import ArgumentParser, Namespace, _SubParsersAction
+    from collections.abc import Sequence
+
+    from pylsm.audit.cgroups import Cgroup
+    from pylsm.audit.selection import Selection
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
 
 __all__ = ["add_parser"]
+
+#: How often it is looked whether cgroups that are traced are still there, in seconds.
+_JOIN_SECONDS = 0.5
 
 
 def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
@@ -42,10 +49,15 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
         "attach",
         help="trace running processes and all they start",
         description="Trace running processes, their descendants, and all that these start from now on, until Ctrl-C or "
-        "until none is left. Nothing is ever denied or delayed.",
+        "until none is left. Named by anything but a pid, processes that match later are traced too, and it goes on "
+        "until Ctrl-C; who is traced once stays so, with all that it starts. Of --comm, --exe, --uid and --cgroup (or "
+        "--container) each that is given has to match; given several times, one of its values; -p adds to them. "
+        "Nothing is ever denied or delayed.",
         epilog="examples:\n"
         "  pylsm attach -p 4321\n"
         "  pylsm attach --comm nginx --format json -o events.jsonl\n"
+        "  pylsm attach --cgroup ssh.service\n"
+        "  pylsm attach --container web --uid www-data\n"
         "  pylsm attach -p 4321 --stats 10 --timestamps\n"
         "  pylsm attach -p 4321 --pin /sys/fs/bpf/audit     (Ctrl-C: the audit goes on, in the kernel)\n"
         "  pylsm attach --adopt /sys/fs/bpf/audit           (goes on where the other ended)\n"
@@ -61,8 +73,7 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
         metavar="PID",
         help="a process, by its pid (or a thread's) as you see it here; may be repeated",
     )
-    who.add_argument("--comm", metavar="NAME", help="all processes of this name; with --uid: those of that user")
-    who.add_argument("--uid", type=user, metavar="UID", help="all processes of this user, by uid or name")
+    add_selectors(who)
     keep = parser.add_argument_group("an audit that goes on when pylsm ends").add_mutually_exclusive_group()
     keep.add_argument(
         "--pin",
@@ -84,28 +95,30 @@ def _attach(options: Namespace) -> int:
     _check(options)
     if not enabled(options):
         return 0
-    named = [targets.resolve(number).pid for number in options.pid]
-    found = _found(options)
-    pids = list(dict.fromkeys(named + found))
+    pids = list(dict.fromkeys(targets.resolve(number).pid for number in options.pid))
+    select = selection(options)
     if os.getpid() in pids:
         raise PylsmError(f"process {os.getpid()} is this pylsm itself", hint="name another process")
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
-            audit = stack.enter_context(open_audit(options, settle=False))
+            audit = stack.enter_context(open_audit(options, settle=False, select=select))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
-            audit.trace_families(named)
-            audit.trace_families(found, may_end=True)
-            return _follow(options, audit, sink, signals, pids)
+            audit.trace_families(pids)
+            if select is not None and not select.everybody and not audit.selected:
+                unmatched(options)
+            return _follow(options, audit, sink, signals, pids, select)
     except SkipAudit as skip:
         return skip.status
 
 
 def _check(options: Namespace) -> None:
     """Refuse options that contradict each other."""
-    anybody = options.pid or options.comm is not None or options.uid is not None
-    if not anybody and options.traced_map is None and options.adopt is None:
-        options.parser.error("name the processes with -p, --comm or --uid, or share --traced-map with another tool")
+    if not options.pid and not anybody(options) and options.traced_map is None and options.adopt is None:
+        options.parser.error(
+            "name the processes with -p, --comm, --exe, --uid, --cgroup, --container or --all, or share --traced-map "
+            "with another tool"
+        )
     if options.pin is None and options.adopt is None:
         return
     kept = "--pin" if options.pin is not None else "--adopt"
@@ -115,33 +128,28 @@ def _check(options: Namespace) -> None:
         fixed["--backend"] = options.backend != unset("backend")
         fixed["--ring-size"] = options.ring_size != unset("ring_size")
         fixed["--family-size"] = options.family_size != unset("family_size")
+        fixed[named(options) or "--all"] = anybody(options)
     wrong = next((option for option, given in fixed.items() if given), None)
     if wrong is not None:
         options.parser.error(f"{kept} has {'its own' if options.pin is not None else 'that of DIR'}: not with {wrong}")
 
 
-def _found(options: Namespace) -> list[int]:
-    if options.comm is None and options.uid is None:
-        return []
-    found = [process.pid for process in targets.find(comm=options.comm, uid=options.uid)]
-    if not found:
-        names = {"name": options.comm, "uid": options.uid}
-        wanted = " and ".join(f"{key} {value!r}" for key, value in names.items() if value is not None)
-        raise PylsmError(f"no process with {wanted} is running", hint="ps -e -o pid,uid,comm lists them")
-    return found
-
-
-def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int]) -> int:
+def _follow(
+    options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int], select: Selection | None
+) -> int:
     seen = watching(options)
     follower = Follower(
         audit, sink, renderer(options), signals, options.stats, options.heartbeat, seen, options.on_loss
     )
     count = len(audit.family())
-    announce(audit, f"{count} process{'es' if count != 1 else ''}", options.quiet)
+    whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"
+    announce(audit, whom, options.quiet)
+    if options.all:
+        say("warning: all that this machine does is recorded, which can be thousands of events a second")
     audit.settle()  # the hooks see; what is left to do is no reason to wait for the word of it
     with ExitStack() as stack:
         watch = []
-        for number in pids:
+        for number in () if audit.open_ended else pids:
             try:
                 fd = os.pidfd_open(number)
             except OSError:
@@ -149,10 +157,17 @@ def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids
             stack.callback(os.close, fd)
             watch.append(fd)
         confine(options, audit)
-        # A family that another tool owns has no end of its own.
+        # A family that another tool owns has no end of its own, and one that anybody may join only that of its cgroups.
         shared = options.traced_map is not None and not pids
+        groups = _Groups(select.cgroups if select is not None else ())
+
+        def ended() -> bool:
+            if audit.open_ended:
+                return groups.gone() and not audit.family()
+            return not shared and not audit.family()
+
         try:
-            follower.run(lambda: not shared and not audit.family(), lambda _: True, watch)
+            follower.run(ended, lambda _: True, watch, _JOIN_SECONDS if audit.open_ended else None)
         finally:
             if not sink.failed:
                 follower.finish()
@@ -162,8 +177,23 @@ def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids
                     f"the audit goes on in the kernel: `pylsm attach --adopt {audit.pinned}` shows what it records, "
                     f"`pylsm detach {audit.pinned}` ends it"
                 )
-    if not options.quiet and not shared and not audit.family():
+    if not options.quiet and not shared and not options.all and not audit.family():
         say("all traced processes have ended")
     if seen is not None:
         seen.conclude(audit.counts())
     return LOST if follower.lossy else 0
+
+
+class _Groups:
+    """Cgroups while they are traced."""
+
+    def __init__(self, cgroups: Sequence[Cgroup]) -> None:
+        self._any = bool(cgroups)
+        self._left = list(cgroups)
+
+    def gone(self) -> bool:
+        """Whether all have been removed, if there were any; says so of each once."""
+        for cgroup in [one for one in self._left if not one.exists]:
+            self._left.remove(cgroup)
+            say(f"cgroup {cgroup.path} has been removed: nobody can join there any more")
+        return self._any and not self._left

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable
 
+    from pylsm.audit.selection import Selection
     from pylsm.cli.watch import Watch
 
 __all__ = [
@@ -61,7 +62,11 @@ def user(text: str) -> int:
     try:
         return pwd.getpwnam(text).pw_uid
     except KeyError:
-        raise BadValue(f"{text!r} is neither a uid nor the name of a user") from None
+        from difflib import get_close_matches
+
+        near = get_close_matches(text, [row.pw_name for row in pwd.getpwall()], 3)
+        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise BadValue(f"{text!r} is neither a uid nor the name of a user{meant}") from None
 
 
 def ring_size(text: str) -> int:
@@ -302,12 +307,12 @@ def watching(options: Namespace) -> Watch | None:
     return Watch(Touched() if options.summary else None, load(expect) if expect is not None else None)
 
 
-def open_audit(options: Namespace, *, settle: bool = True) -> Audit:
+def open_audit(options: Namespace, *, settle: bool = True, select: Selection | None = None) -> Audit:
     """Start the audit that the options ask for.
 
     Args:
         options: as `add_audit_options` makes them.
-        settle: see `Audit`.
+        settle, select: see `Audit`.
 
     Raises:
         SkipAudit: LSM hooks cannot be used, and the user said to go on without.
@@ -329,6 +334,7 @@ def open_audit(options: Namespace, *, settle: bool = True) -> Audit:
             pin=pin,
             settle=settle,
             events=options.events,
+            select=select,
         )
     except UnavailableError as error:
         if options.if_unavailable != "skip":

@@ -164,15 +164,31 @@ def test_by_name_and_user(tmp_path: Path) -> None:
             status, out, _ = running.finish(signal.SIGINT)
             assert status == 0
             assert {json.loads(line)["pid"] for line in out.splitlines()} == expected
+
+
+def test_nobody_matches_yet() -> None:
     with nothing_left():
-        assert refusal(pylsm("attach", "--comm", mine.decode())) == f"no process with name '{mine.decode()}' is running"
-        assert "no process with uid 54321 is running" in refusal(pylsm("attach", "--uid", 54321))
+        running = Running("attach", "--user", "nobody", "--comm", "no such")
+        status, _, err = running.finish(signal.SIGINT)
+        assert status == 0
+        assert "no process matches --comm no such --uid 65534 now; those that match later are traced" in err
 
 
-def test_a_user_by_name() -> None:
-    assert "no process with name 'no such' and uid 65534 is running" in refusal(
-        pylsm("attach", "--uid", "nobody", "--comm", "no such")
-    )
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--comm", "a[b"), "--comm: 'a[b' is not a pattern: the [ at character 2 has no ]"),
+        (("--comm", "longer-than-fifteen*"), "--comm: 'longer-than-fifteen*' matches no name of a process"),
+        (("--exe", "bin/x"), "--exe: 'bin/x' is not a path from the root"),
+        (("--exe", ""), "--exe: '' is not a pattern: it is empty"),
+        (("--cgroup", "/no/such"), "--cgroup: there is no cgroup '/no/such'"),
+        (("--cgroup", "no-such.service"), "--cgroup: there is no cgroup 'no-such.service'"),
+        (("--container", "no such"), "--container: no running container has the name or the id 'no such'"),
+    ],
+)
+def test_a_name_that_stands_for_nothing(options: tuple[str, ...], message: str) -> None:
+    with nothing_left():
+        assert refusal(pylsm("attach", *options)).startswith(message)
 
 
 def test_several_families_at_once(tmp_path: Path) -> None:

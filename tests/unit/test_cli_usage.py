@@ -21,7 +21,10 @@ def test_help(command: tuple[str, ...]) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"usage: pylsm {' '.join(command)}".rstrip())
     assert max(map(len, result.stdout.splitlines())) <= 120
-    for option in {"run": ["CMD"], "attach": ["--pid", "--comm", "--uid"]}.get("".join(command), []):
+    for option in {
+        "run": ["CMD"],
+        "attach": ["--pid", "--comm", "--exe", "--uid", "--user", "--cgroup", "--container", "--all"],
+    }.get("".join(command), []):
         assert option in result.stdout
     if not command:
         for name in ("run", "attach", "check"):
@@ -46,7 +49,9 @@ USAGE = [
     *((("run", f"--stats={n}", "true"), "is not a number of seconds above 0") for n in ("0", "-1", "x", "nan", "inf")),
     (("attach", "--uid", "no-such-user"), "neither a uid nor the name of a user"),
     (("attach", "--uid", "-1"), "--uid"),
-    (("attach",), "name the processes with -p, --comm or --uid"),
+    (("attach", "--user", "roott"), "'roott' is neither a uid nor the name of a user; did you mean root?"),
+    (("attach", "--all", "--comm", "x"), "--all is everybody: not with --comm x"),
+    (("attach",), "name the processes with -p, --comm, --exe, --uid, --cgroup, --container or --all"),
     (("run",), "CMD is missing"),
     (("run", "--"), "CMD is missing"),
     (("run", "--", ""), "CMD is missing"),

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pylsm.audit import targets
+from pylsm.audit.globs import Glob
+from pylsm.audit.selection import Executable, Selection
 from pylsm.audit.targets import NoSuchProcess
 
 # A child and a grandchild that wait for the end of their standard input; the grandchild's pid is printed.
@@ -86,11 +89,16 @@ def test_names_that_processes_give_themselves(name: bytes) -> None:
 
 def test_find_by_name_and_user(family: tuple[int, int]) -> None:
     child, grandchild = family
-    found = {process.pid for process in targets.find(comm="a-name-too-long-for-comm")}
-    assert found == {child}
-    assert {p.pid for p in targets.find(comm="a-name-too-long", uid=os.getuid())} == {child}
-    assert targets.find(comm="a-name-too-long", uid=os.getuid() + 1) == []
-    mine = {p.pid for p in targets.find(uid=os.getuid())}
+
+    def find(comm: str = "*", **wanted: Any) -> set[int]:
+        return {process.pid for process in Selection(comms=[Glob(comm)], **wanted).find()}
+
+    assert find("a-name-too-long-for-comm") == {child}
+    assert find("a-name-*", uids=[os.getuid(), os.getuid() + 1]) == {child}
+    assert find("a-name-too-long", uids=[os.getuid() + 1]) == set()
+    assert grandchild not in find(exes=[Executable("/no/such")])
+    assert find("a-name-*", exes=[Executable(os.readlink("/proc/self/exe"))]) == {child}
+    mine = find(uids=[os.getuid()])
     assert grandchild in mine
     assert os.getpid() not in mine
 

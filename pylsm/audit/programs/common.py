@@ -6,6 +6,8 @@ Every program ends in one place, `Probe.finish`, which counts the run and return
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, Asm, Label, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
 from pylsm.audit.maps import COUNTS, MARKED, MARKS, TRACED
@@ -71,7 +73,12 @@ KERNEL: Final = declare(
             "bpf_storage": "struct bpf_local_storage *",
             "cred": "struct cred *",
             "comm": "char[16]",
+            "cgroups": "struct css_set *",
         },
+        "cgroup_subsys_state": {"cgroup": "struct cgroup *", "parent": "struct cgroup_subsys_state *"},
+        "cgroup": {"kn": "struct kernfs_node *"},
+        "kernfs_node": {"id": "u64"},
+        "linux_binprm": {"file": "struct file *"},
         "cred": {"uid": "struct kuid_t", "gid": "struct kgid_t"},
         "kuid_t": {"val": "unsigned int"},
         "kgid_t": {"val": "unsigned int"},
@@ -109,12 +116,21 @@ class Probe:
         typed_task: the kernel has the helper get_current_task_btf (5.11), whose fields can be loaded directly.
         tgid: where to keep the current tgid, a TGID on the stack; by default a slot of its own.
         marks: traced processes carry a mark (`pylsm.audit.maps.MARKS`); needs typed_task, and task storage (5.12).
+        select: by what a process that is not traced joins the family now (`pylsm.audit.programs.select`).
     """
 
     def __init__(
-        self, a: Asm, verdict: int | None, *, typed_task: bool = True, tgid: View | None = None, marks: bool = False
+        self,
+        a: Asm,
+        verdict: int | None,
+        *,
+        typed_task: bool = True,
+        tgid: View | None = None,
+        marks: bool = False,
+        select: Sequence[str] = (),
     ) -> None:
         self.a = a
+        self._select = select
         self._verdict = verdict
         self._typed_task = typed_task
         self._marks = marks
@@ -142,7 +158,11 @@ class Probe:
         a.rsh(R0, 32)
         a.stx(self.tgid.tgid, R0)
         a.call("map_lookup_elem", TRACED, self.tgid)
-        a.jeq(R0, 0, self._count)
+        if not self._select:
+            a.jeq(R0, 0, self._count)
+            return
+        with a.if_(R0, "==", 0):
+            self._join()
 
     def require_marked(self, mark: Register | None = None) -> Typed:
         """Leave unless the current process is of a traced family: only with marks. Clobbers r0-r5.
@@ -154,9 +174,22 @@ class Probe:
             Its leader, in r8.
         """
         self.count_as("untraced")
-        leader = leave_unmarked(self.a, self._count)
-        find_traced(self.a, leader, self.tgid, self._count, mark)
+        a = self.a
+        unknown = a.label("of no family") if self._select else self._count
+        leader = leave_unmarked(a, unknown)
+        find_traced(a, leader, self.tgid, unknown, mark)
+        if self._select:
+            traced = a.label("of the family")
+            a.ja(traced)
+            a.bind(unknown)
+            self._join(leader, mark)
+            a.bind(traced)
         return leader
+
+    def _join(self, leader: Typed | None = None, mark: Register | None = None) -> None:
+        from pylsm.audit.programs import select
+
+        select.join(self.a, self._select, self.tgid, self._count, leader=leader, mark=mark)
 
     def load_ids(self) -> Typed:
         """r7 = pid_tgid by loads, at a third of the helper's cost; only with marks. Returns the task, in r0."""

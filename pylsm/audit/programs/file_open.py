@@ -24,6 +24,7 @@ from pylsm.audit.records import (
     SCRATCH_RECORD,
     SEEN_KEY,
 )
+from pylsm.audit.sources import PLAIN, Options
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def file_open(
     typed_task: bool = True,
     atomics: bool = True,
     arch: Architecture | None = None,
+    options: Options = PLAIN,
 ) -> Program:
     """Record each (process incarnation, device, inode, access mode) once; never change the verdict.
 
@@ -61,12 +63,13 @@ def file_open(
         typed_task: the kernel has the helper get_current_task_btf (5.11), and task storage for all programs (5.12).
         atomics: the kernel has fetching atomics (5.12).
         arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
+        options: what was asked for.
     """
     a = hook.asm("file_open")
     key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
     verdict = 1 if hook.verdict else None
     marks = hook.typed and typed_task
-    probe = Probe(a, verdict, typed_task=typed_task, marks=marks)
+    probe = Probe(a, verdict, typed_task=typed_task, marks=marks, select=options.by_event)
     leader = None
     if marks:
         leader = probe.require_marked(R7)
@@ -81,13 +84,16 @@ def file_open(
     return a.build()
 
 
-def path_walker(section: str, name: str, verdict: int | None = None, *, typed_task: bool = True) -> Program:
+def path_walker(
+    section: str, name: str, verdict: int | None = None, *, typed_task: bool = True, options: Options = PLAIN
+) -> Program:
     """The program that `record_open` tail-calls: it finishes the record that was begun, with the path by `walk`.
 
     Args:
         section: that of the program it is called from.
         name: its name in the kernel.
         verdict, typed_task: see `Probe`.
+        options: what was asked for.
     """
     a = Asm(section, name=name, types=KERNEL)
     key, word, index = a.stack(SEEN_KEY, "key"), a.stack(8, "word"), a.stack(4, "index")

@@ -8,6 +8,7 @@ from pylsm.audit.maps import RING
 from pylsm.audit.programs.common import Probe
 from pylsm.audit.programs.hooks import LSM, Hook
 from pylsm.audit.records import CONNECT, KIND_CONNECT
+from pylsm.audit.sources import PLAIN, Options
 
 __all__ = ["READ", "record_connect", "socket_connect"]
 
@@ -19,17 +20,21 @@ _SIN6_LEN_RFC2133 = 24
 READ = _SIN6_LEN_RFC2133
 
 
-def socket_connect(hook: Hook = LSM, *, typed_task: bool = True, arch: Architecture | None = None) -> Program:
+def socket_connect(
+    hook: Hook = LSM, *, typed_task: bool = True, arch: Architecture | None = None, options: Options = PLAIN
+) -> Program:
     """Every attempt is recorded, whatever becomes of it: the hook runs before the protocol looks at the address.
 
     Args:
         hook: how the program is entered.
         typed_task: see `file_open`.
         arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
+        options: what was asked for.
     """
     a = hook.asm("socket_connect")
     marks = hook.typed and typed_task
-    probe = Probe(a, verdict=3 if hook.verdict else None, typed_task=typed_task, marks=marks)
+    verdict = 3 if hook.verdict else None
+    probe = Probe(a, verdict, typed_task=typed_task, marks=marks, select=options.by_event)
     probe.require_traced()
     address = a.stack(READ, "address")
     hook.argument(a, R9, 2, arch)  # addrlen

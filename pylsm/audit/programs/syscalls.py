@@ -12,6 +12,7 @@ from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.file_open import record_open
 from pylsm.audit.programs.socket_connect import READ, record_connect
 from pylsm.audit.records import SEEN_KEY
+from pylsm.audit.sources import PLAIN, Options
 
 __all__ = ["OPENS", "sys_enter", "sys_exit"]
 
@@ -21,18 +22,19 @@ _SOCKADDR_STORAGE = 128  # bytes; connect takes no longer address
 _FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
 
 
-def sys_enter(*, arch: Architecture | None = None) -> Program:
+def sys_enter(*, arch: Architecture | None = None, options: Options = PLAIN) -> Program:
     """``sys_enter(regs, id)``: connect, with the address as user space gave it, even if the call never returns.
 
     Args:
         arch: the machine, by default this one.
+        options: what was asked for.
     """
     arch = arch or with_registers()
     a = Asm("raw_tp/sys_enter", types=KERNEL)
     untouched = a.label("other call")
     a.ldx(R0, u64[R1 + 8])
     a.jne(R0, arch.call("connect"), untouched)
-    probe = Probe(a, verdict=None)
+    probe = Probe(a, verdict=None, select=options.by_event)
     word, address = a.stack(8, "word"), a.stack(READ, "address")
     probe.require_traced()
     ignored = a.label("ignored")
@@ -59,12 +61,19 @@ def sys_enter(*, arch: Architecture | None = None) -> Program:
     return a.build()
 
 
-def sys_exit(*, typed_task: bool = True, atomics: bool = True, arch: Architecture | None = None) -> Program:
+def sys_exit(
+    *,
+    typed_task: bool = True,
+    atomics: bool = True,
+    arch: Architecture | None = None,
+    options: Options = PLAIN,
+) -> Program:
     """``sys_exit(regs, ret)``: the file behind the descriptor that an open has just returned.
 
     Args:
         typed_task, atomics: see `file_open`.
         arch: the machine, by default this one.
+        options: what was asked for.
     """
     arch = arch or with_registers()
     a = Asm("raw_tp/sys_exit", types=KERNEL)
@@ -72,7 +81,7 @@ def sys_exit(*, typed_task: bool = True, atomics: bool = True, arch: Architectur
         a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
     )
     key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
-    probe = Probe(a, verdict=None, typed_task=typed_task)
+    probe = Probe(a, verdict=None, typed_task=typed_task, select=options.by_event)
     a.ldx(R9, u64[R6 + 8])
     a.jslt(R9, 0, untouched)
     a.ldx(R8, u64[R6])
