@@ -32,7 +32,7 @@ def test_a_field_is_what_its_option_is(tmp_path: Path) -> None:
         options(tmp_path, 'pid = [7, "8"]\nring_size = "8M"\nquiet = true\nstats = 2.5\nuid = "root"', "attach")
     )
     assert (found["pid"], found["ring_size"], found["quiet"], found["stats"], found["uid"]) == (
-        [7, 8], 8 << 20, True, 2.5, 0,
+        [7, 8], 8 << 20, True, 2.5, [0],
     )  # fmt: skip
 
 
