@@ -2,7 +2,10 @@
 
 import sys
 
-from pylsm.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from pylsm.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while modules are imported: nothing is attached yet
+        sys.exit(128 + 2)

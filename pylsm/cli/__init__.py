@@ -49,14 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _hold_standard_descriptors()
     arguments = sys.argv[1:] if arguments is None else arguments
-    options: Any = _declared(arguments).read(arguments)
-    if options is None:
-        parser = parser_for(arguments)
-        options = parser.parse_args(arguments)
-        if options.command_name is None:
-            parser.print_help(sys.stderr)
-            return USAGE
     try:
+        options: Any = _declared(arguments).read(arguments)
+        if options is None:
+            parser = parser_for(arguments)
+            options = parser.parse_args(arguments)
+            if options.command_name is None:
+                parser.print_help(sys.stderr)
+                return USAGE
         if getattr(options, "config", None) is not None or getattr(options, "print_config", False):
             from pylsm.cli.config import read
 

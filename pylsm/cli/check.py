@@ -41,6 +41,7 @@ def _check(options: argparse.Namespace) -> int:
 
         from pylsm.loader.features import cached_survey
 
+        found = cached_survey()
         report = {
             "kernel": kernel(),
             "supported": support.supported,
@@ -49,8 +50,9 @@ def _check(options: argparse.Namespace) -> int:
             "checks": [finding._asdict() for finding in support.findings],
             "features": {
                 group: {name: feature._asdict() for name, feature in rows.items()}
-                for group, rows in cached_survey().items()
-            },
+                for group, rows in found.features.items()
+            }
+            | {"helpers": found.helpers, "kfuncs": found.kfuncs},
         }
         print(json.dumps(report, indent=2))
     else:

@@ -159,7 +159,7 @@ class LoadedProgram(Handle):
         """
         section = parse_section(image.section)
         label = f"program {image.name!r} ({section.name})"
-        request = _Request(image, section, maps)
+        request = LoadRequest(image, section, maps)
         refusal = image.refusal
         types: Handle | None = None
         if image.types is not None:
@@ -181,7 +181,7 @@ class LoadedProgram(Handle):
             if types is not None:
                 types.close()
         if fd < 0:
-            raise _load_failure(program, label, -fd, log)
+            raise load_failure(program, label, -fd, log)
         loaded = cls(fd, program, section, log=log, label=label, name=image.name)
         loaded.btf_refusal = refusal
         return loaded
@@ -321,14 +321,15 @@ class LoadedProgram(Handle):
         pin(self.fileno(), path, self.label)
 
 
-class _Request:
-    """One PROG_LOAD, tried with and without BTF, with and without a log."""
+class LoadRequest:
+    """One PROG_LOAD, tried with and without BTF, with and without a log. For `pylsm.loader` itself."""
 
     def __init__(self, image: ProgramImage, section: Section, maps: Mapping[str, Map]) -> None:
-        self._code = ctypes.create_string_buffer(image.code, len(image.code))
+        #: The instructions, which may be changed between two attempts.
+        self.code = ctypes.create_string_buffer(image.code, len(image.code))
         for slot, name in image.references:
             # struct bpf_insn: the immediate is its second half
-            pack_into("=i", self._code, slot * 8 + 4, maps[name].fileno())
+            pack_into("=i", self.code, slot * 8 + 4, maps[name].fileno())
         self._license = ctypes.create_string_buffer(image.license.encode())
         types = image.types
         self._functions = ctypes.create_string_buffer(types.functions, len(types.functions)) if types else None
@@ -336,7 +337,7 @@ class _Request:
         self._attr = ProgLoadAttr(
             prog_type=section.program,
             insn_cnt=len(image.code) // 8,
-            insns=ctypes.addressof(self._code),
+            insns=ctypes.addressof(self.code),
             license=ctypes.addressof(self._license),
             prog_flags=section.flags,
             prog_name=_kernel_name(image.name),
@@ -401,7 +402,8 @@ def _was_verified(log: str) -> bool:
     return count.isdigit() and int(count) > 0
 
 
-def _load_failure(program: Program | None, label: str, number: int, log: str) -> Exception:
+def load_failure(program: Program | None, label: str, number: int, log: str) -> Exception:
+    """The exception for a refused PROG_LOAD: `VerifierError` where the verifier has said why, else `BpfError`."""
     from pylsm.loader.verifier_log import verifier_error
 
     # Without descriptors or memory it may have begun to write its log; it is not what it objects to.

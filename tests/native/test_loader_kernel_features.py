@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 import pytest
 
 from pylsm.asm import MapType
 from pylsm.btf import Btf, BtfNotFound
 from pylsm.loader import attr, features
+from pylsm.loader.memlock import kernel_release
+from pylsm.loader.sections import ProgType
 
 pytestmark = pytest.mark.root
 
@@ -19,11 +22,53 @@ def test_a_survey_answers_everything_and_leaves_nothing() -> None:
     before = len(os.listdir("/proc/self/fd"))
     survey = features.survey()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert set(survey) == {"kernel", "program_types", "attach", "map_types", "instructions", "cpu_levels"}
-    for group, answers in survey.items():
+    assert set(survey.features) == {
+        "kernel", "program_types", "attach_types", "attach", "map_types", "instructions", "cpu_levels",
+    }  # fmt: skip
+    for group, answers in survey.features.items():
         for name, answer in answers.items():
             assert isinstance(answer, features.Feature), (group, name)
             assert (answer.detail == "") == (answer.supported is True), (group, name, answer)
+    assert set(survey.helpers) == set(survey.kfuncs) == set(features.SECTIONS)
+    for section, answers in survey.helpers.items():
+        loads = survey.features["program_types"][section].supported
+        assert answers["ktime_get_ns"] is loads and answers["map_lookup_elem"] is loads, section
+        assert len(answers) == 211 and (loads or not any(answers.values()))
+    assert survey.helpers["socket"]["skb_load_bytes"] and not survey.helpers["socket"]["d_path"]
+
+
+def test_every_type_of_program_and_of_attachment_is_asked_for() -> None:
+    """As the kernel's own enumerations have them, as far as pylsm knows their names."""
+    kernel = Btf.kernel()
+    asked = {features._section(name).program for name in features.SECTIONS}
+    assert set(ProgType) - asked == {ProgType.UNSPEC, ProgType.EXT}
+    numbers = {e.value for e in kernel.type(kernel.find_c("enum bpf_attach_type")).enumerators}
+    told = {features._section(name).attach for name in features._ATTACH_TYPES}
+    perf_event, struct_ops, end = 41, 44, max(numbers)  # those two are told when a program is attached, or a map
+    assert numbers - told <= {perf_event, struct_ops, end}
+
+
+def test_kernel_functions_are_those_that_the_kernel_marks() -> None:
+    answers = features.kfuncs("tc")
+    if kernel_release() < (6, 1):
+        assert not any(answers.values())
+        return
+    assert answers["bpf_ct_release" if "bpf_ct_release" in answers else "bpf_rdonly_cast"] is not None
+    found = [name for name, answer in answers.items() if answer]
+    assert found and all(features.kfunc(name, "tc").supported for name in found[:5])
+    refused = [name for name, answer in answers.items() if not answer]
+    assert not any(features.kfunc(name, "tc").supported for name in refused[:5])
+
+
+def test_no_symbols_to_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only those of sets of eight bytes are kernel functions; where nothing can be read there are none."""
+    monkeypatch.setattr(features, "_KALLSYMS", str(tmp_path / "kallsyms"))
+    assert features._kfuncs_by_symbols() == set()
+    (tmp_path / "kallsyms").write_text(
+        "0 r __BTF_ID__set__btf_allowlist_d_path\n0 r __BTF_ID__func__filp_close__1\n0 T do_exit\n"
+        "0 r __BTF_ID__set8__generic_kfunc_ids\n0 r __BTF_ID__func__bpf_obj__new__23\n0 r __BTF_ID__struct__task__3\n"
+    )
+    assert features._kfuncs_by_symbols() == {"bpf_obj__new"}
 
 
 @pytest.mark.parametrize("section", ["socket", "xdp", "tc", "cgroup_skb", "raw_tp", "kprobe", "tracepoint"])
@@ -47,7 +92,7 @@ def test_what_nobody_has() -> None:
     assert features.program("no_such_section").supported is None
     assert features.instruction("no_such_instruction").supported is None
     assert features.cpu_level("v9").supported is None
-    assert features.map_type(MapType.STRUCT_OPS).supported is None
+    assert features.map_type(MapType.UNSPEC).supported is None
 
 
 def test_helpers_depend_on_the_type_of_program() -> None:

@@ -81,3 +81,34 @@ def test_options_of_the_command_are_its_own() -> None:
 
     assert parser_for(["run"]).parse_args(["run", "ls", "--format", "x", "-q"]).command == ["ls", "--format", "x", "-q"]
     assert parser_for(["run"]).parse_args(["run", "-q", "--", "ls", "--", "-o"]).command[-3:] == ["ls", "--", "-o"]
+
+
+#: `python -m pylsm ARGUMENTS`, with SIGINT as a certain module is about to be imported.
+INTERRUPTED = """
+import runpy, signal, sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupted())
+sys.argv = ["pylsm", *{arguments!r}]
+runpy.run_module("pylsm", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["run", "true"], ["attach", "-p", "1"]], ids=" ".join)
+@pytest.mark.parametrize("module", ["pylsm.cli", "pylsm.cli.status", "pylsm.errors"])
+def test_ctrl_c_while_modules_are_imported(module: str, arguments: list[str]) -> None:
+    code = INTERRUPTED.format(module=module, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_ctrl_c_while_a_command_is_imported() -> None:
+    for command in ("check", "run", "attach"):
+        code = INTERRUPTED.format(module=f"pylsm.cli.{command}", arguments=[command, "--help"])
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (130, "")
