@@ -69,21 +69,63 @@ else:
         def __reduce__(self):
             return type(self), (int(self),)
 
+    try:
+        from _collections import _tuplegetter  # what collections.namedtuple has its fields read by
+    except ImportError:
+
+        def _tuplegetter(index, doc):
+            return property(lambda row: row[index], doc=doc)
+
+    class _Tuple(tuple):
+        """What the classes made of `NamedTuple` inherit; collections.namedtuple compiles it anew for each of them."""
+
+        __slots__ = ()
+
+        def __new__(cls, *values, **named):
+            if named or len(values) != len(cls._fields):
+                values = cls._complete(values, named)
+            return tuple.__new__(cls, values)
+
+        @classmethod
+        def _complete(cls, values, named):
+            fields = cls._fields
+            given = dict(zip(fields, values))
+            wrong = [name for name in named if name not in fields or name in given]
+            given = {**cls._field_defaults, **given, **named}
+            missing = [name for name in fields if name not in given]
+            if wrong or missing or len(values) > len(fields):
+                what = f"unexpected {wrong}" if wrong else f"missing {missing}" if missing else f"{len(values)} values"
+                raise TypeError(f"{cls.__name__}() takes {', '.join(fields)}: {what}")
+            return [given[name] for name in fields]
+
+        @classmethod
+        def _make(cls, values):
+            return cls(*values)
+
+        def _replace(self, **named):
+            return self._make(self._complete((), {**self._asdict(), **named}))
+
+        def _asdict(self):
+            return dict(zip(self._fields, self))
+
+        def __repr__(self):
+            return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in zip(self._fields, self))})"
+
+        def __getnewargs__(self):
+            return tuple(self)
+
     class _Tuples(type):
-        """The class of `NamedTuple`: a subclass of it is made by `collections.namedtuple`."""
+        """The class of `NamedTuple`: a subclass of it is a plain class of tuples."""
 
         def __new__(mcs, name, bases, namespace):
             if not bases:
                 return super().__new__(mcs, name, bases, namespace)
-            from collections import namedtuple
-
-            fields = list(namespace.get("__annotations__", ()))
-            defaults = [namespace[field] for field in fields if field in namespace]
-            made = namedtuple(name, fields, defaults=defaults, module=namespace["__module__"])
-            for key, value in namespace.items():
-                if key not in fields and key not in ("__module__", "__classcell__"):
-                    setattr(made, key, value)
-            return made
+            fields = tuple(namespace.get("__annotations__", ()))
+            defaults = {field: namespace[field] for field in fields if field in namespace}
+            for index, field in enumerate(fields):
+                namespace[field] = _tuplegetter(index, "")
+            namespace.update(__slots__=(), _fields=fields, _field_defaults=defaults, __match_args__=fields)
+            return type(name, (_Tuple,), namespace)
 
     class NamedTuple(metaclass=_Tuples):
         """A tuple with named fields."""

@@ -94,7 +94,21 @@ def test_tuples_are_those_of_typing() -> None:
         assert row.__doc__ == "A row." and row.__module__ == __name__ and row.__qualname__ == row.__name__
         assert pickle.loads(pickle.dumps(row(4))) == row(4) and type(row._make([1, "y"])) is row
         assert not hasattr(row(1), "__dict__")
+        assert row(1)._asdict() == {"a": 1, "b": "x"} and row.__match_args__ == ("a", "b")  # type: ignore[attr-defined]
+        assert (
+            copy.copy(row(5)) == copy.deepcopy(row(5)) == row(5) and row(1) < row(2) and hash(row(1)) == hash((1, "x"))
+        )
+        for wrong in ((), (1, "x", 2)):
+            with pytest.raises(TypeError):
+                row(*wrong)
+        for named in ({"b": "z"}, {"a": 1, "c": 2}):
+            with pytest.raises(TypeError):
+                row(**named)
         with pytest.raises(TypeError):
-            row()  # type: ignore[call-arg]
+            row(1, a=2)  # type: ignore[misc]
+        with pytest.raises((TypeError, ValueError)):
+            row(1)._replace(c=2)  # type: ignore[call-arg]
+        with pytest.raises(AttributeError):
+            row(1).a = 2  # type: ignore[misc]
     assert repr(Ours(1)) == repr(Theirs(1)).replace("Theirs", "Ours")
     assert Ours._field_defaults == Theirs._field_defaults  # type: ignore[attr-defined]
