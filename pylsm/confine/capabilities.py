@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import suppress
+from struct import pack, unpack
 
-from pylsm.confine.kernel import check, libc, prctl
+from pylsm.confine.kernel import check, prctl
+from pylsm.libc import Memory, function
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _NAMES = {
     CAP_BPF: "CAP_BPF",
 }
 
-_VERSION_3 = 0x20080522
+_HEADER = pack("=II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
 _PR_CAPBSET_DROP = 24
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -82,14 +83,14 @@ def _mask(wanted: Iterable[int]) -> int:
 
 def _get() -> tuple[int, int, int]:
     """(effective, permitted, inheritable) as masks."""
-    header, data = (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    check(libc.capget(header, data))
-    effective, allowed, inheritable = (data[n] | data[n + 3] << 32 for n in range(3))
+    header, data = Memory(_HEADER), Memory(24)
+    check(function("capget", 2)(header.address, data.address))
+    words = unpack("=6I", data)
+    effective, allowed, inheritable = (words[n] | words[n + 3] << 32 for n in range(3))
     return effective, allowed, inheritable
 
 
 def _set(*masks: int) -> None:
-    header, data = (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    for n, mask in enumerate(masks):
-        data[n], data[n + 3] = mask & 0xFFFFFFFF, mask >> 32
-    check(libc.capset(header, data))
+    data = Memory(pack("=6I", *(mask & 0xFFFFFFFF for mask in masks), *(mask >> 32 for mask in masks)))
+    header = Memory(_HEADER)
+    check(function("capset", 2)(header.address, data.address))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 import struct
 import sys
 
 from pylsm.confine.kernel import syscall
+from pylsm.libc import Memory
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def restrict(
         attributes.append(0 if network else _BIND_AND_CONNECT_TCP)
     if abi >= 6:
         attributes.append((0 if network else _SCOPE_ABSTRACT_UNIX) | (0 if signals else _SCOPE_SIGNAL))
-    packed = ctypes.create_string_buffer(struct.pack(f"={len(attributes)}Q", *attributes), 8 * len(attributes))
-    ruleset = syscall(_CREATE_RULESET, packed, len(packed), 0)
+    packed = Memory(struct.pack(f"={len(attributes)}Q", *attributes))
+    ruleset = syscall(_CREATE_RULESET, packed.address, len(packed), 0)
     try:
         read = _READ_FILE | _READ_DIR
         for path in {*readable, *_python(), *_LIBRARIES, *_ALWAYS}:
@@ -88,7 +88,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
             access &= _OF_FILES
-        rule = ctypes.create_string_buffer(struct.pack("=Qi", access, fd), 12)
-        syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
+        rule = Memory(struct.pack("=Qi", access, fd))
+        syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule.address, 0)
     finally:
         os.close(fd)

@@ -6,13 +6,13 @@ What it does not allow fails with EPERM, so that a library that tries something 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from errno import ENOSYS, EPERM
 
 from pylsm.arch import ARCHITECTURES
 from pylsm.confine.kernel import prctl
+from pylsm.libc import Memory
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def install(*, writable: bool = False, network: bool = False, signals: bool = Fa
         OSError: this kernel or a filter above refuses, or the architecture is not known.
     """
     code = assemble(os.uname().machine, writable=writable, network=network, signals=signals)
-    buffer = ctypes.create_string_buffer(code, len(code))
+    buffer = Memory(code)
     # struct sock_fprog: unsigned short len, then a pointer at its own alignment.
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
-    prctl(_PR_SET_SECCOMP, _MODE_FILTER, program)
+    program = Memory(struct.pack("@HP", len(code) // 8, buffer.address))
+    prctl(_PR_SET_SECCOMP, _MODE_FILTER, program.address)

@@ -1,4 +1,4 @@
-"""The layouts that bpf(2) takes and returns (include/uapi/linux/bpf.h), each as one ctypes structure.
+"""The layouts that bpf(2) takes and returns (include/uapi/linux/bpf.h), each as one structure.
 
 ``union bpf_attr`` is written here as one structure per command: the kernel takes any length as long as what it does
 not know is zero, so each structure ends at its last field in use. Every hole is written out (``_hole…``): the layout
@@ -7,8 +7,7 @@ is the same where 64-bit integers are aligned to 4 bytes. Times are nanoseconds,
 
 from __future__ import annotations
 
-from ctypes import Structure, c_char, c_int32, c_uint8, c_uint32, c_uint64
-
+from pylsm.libc import Structure
 from pylsm.light import IntEnum
 
 __all__ = [
@@ -33,9 +32,6 @@ __all__ = [
     "RawTracepointAttr",
     "TestRunAttr",
 ]
-
-u8, u32, s32, u64 = c_uint8, c_uint32, c_int32, c_uint64
-Pointer = c_uint64
 
 
 class Cmd(IntEnum):
@@ -83,94 +79,94 @@ class Cmd(IntEnum):
 class MapCreateAttr(Structure):
     """BPF_MAP_CREATE."""
 
-    _fields_ = (
-        ("map_type", u32),
-        ("key_size", u32),
-        ("value_size", u32),
-        ("max_entries", u32),
-        ("map_flags", u32),
-        ("inner_map_fd", u32),
-        ("numa_node", u32),
-        ("map_name", c_char * 16),
-        ("map_ifindex", u32),
-        ("btf_fd", u32),
-        ("btf_key_type_id", u32),
-        ("btf_value_type_id", u32),
-        ("btf_vmlinux_value_type_id", u32),
-        ("map_extra", u64),
-    )
+    layout = """
+        u32 map_type
+        u32 key_size
+        u32 value_size
+        u32 max_entries
+        u32 map_flags
+        u32 inner_map_fd
+        u32 numa_node
+        char map_name[16]
+        u32 map_ifindex
+        u32 btf_fd
+        u32 btf_key_type_id
+        u32 btf_value_type_id
+        u32 btf_vmlinux_value_type_id
+        u64 map_extra
+    """
 
 
 class MapElementAttr(Structure):
     """BPF_MAP_*_ELEM and BPF_MAP_GET_NEXT_KEY (where ``value`` is the next key)."""
 
-    _fields_ = (
-        ("map_fd", u32),
-        ("_hole0", u32),
-        ("key", Pointer),
-        ("value", Pointer),
-        ("flags", u64),
-    )
+    layout = """
+        u32 map_fd
+        u32 _hole0
+        u64 key
+        u64 value
+        u64 flags
+    """
 
 
 class BatchAttr(Structure):
     """BPF_MAP_*_BATCH; ``count`` is elements, in and out."""
 
-    _fields_ = (
-        ("in_batch", Pointer),
-        ("out_batch", Pointer),
-        ("keys", Pointer),
-        ("values", Pointer),
-        ("count", u32),
-        ("map_fd", u32),
-        ("elem_flags", u64),
-        ("flags", u64),
-    )
+    layout = """
+        u64 in_batch
+        u64 out_batch
+        u64 keys
+        u64 values
+        u32 count
+        u32 map_fd
+        u64 elem_flags
+        u64 flags
+    """
 
 
 class ProgLoadAttr(Structure):
     """BPF_PROG_LOAD; ``insn_cnt`` is 8-byte slots."""
 
-    _fields_ = (
-        ("prog_type", u32),
-        ("insn_cnt", u32),
-        ("insns", Pointer),
-        ("license", Pointer),
-        ("log_level", u32),
-        ("log_size", u32),
-        ("log_buf", Pointer),
-        ("kern_version", u32),
-        ("prog_flags", u32),
-        ("prog_name", c_char * 16),
-        ("prog_ifindex", u32),
-        ("expected_attach_type", u32),
-        ("prog_btf_fd", u32),
-        ("func_info_rec_size", u32),
-        ("func_info", Pointer),
-        ("func_info_cnt", u32),
-        ("line_info_rec_size", u32),
-        ("line_info", Pointer),
-        ("line_info_cnt", u32),
-        ("attach_btf_id", u32),
-        ("attach_obj_fd", u32),
-        ("core_relo_cnt", u32),
-        ("fd_array", Pointer),
-        ("core_relos", Pointer),
-        ("core_relo_rec_size", u32),
-        ("log_true_size", u32),
-    )
+    layout = """
+        u32 prog_type
+        u32 insn_cnt
+        u64 insns
+        u64 license
+        u32 log_level
+        u32 log_size
+        u64 log_buf
+        u32 kern_version
+        u32 prog_flags
+        char prog_name[16]
+        u32 prog_ifindex
+        u32 expected_attach_type
+        u32 prog_btf_fd
+        u32 func_info_rec_size
+        u64 func_info
+        u32 func_info_cnt
+        u32 line_info_rec_size
+        u64 line_info
+        u32 line_info_cnt
+        u32 attach_btf_id
+        u32 attach_obj_fd
+        u32 core_relo_cnt
+        u64 fd_array
+        u64 core_relos
+        u32 core_relo_rec_size
+        u32 log_true_size
+    """
 
 
 class PinAttr(Structure):
     """BPF_OBJ_PIN and BPF_OBJ_GET."""
 
-    _fields_ = (
-        ("pathname", Pointer),
-        ("bpf_fd", u32),
-        ("file_flags", u32),
-        ("path_fd", s32),
-        ("_hole0", u32),
-    )
+    layout = """
+        u64 pathname
+        u32 bpf_fd
+        u32 file_flags
+        s32 path_fd
+        u32 _hole0
+    """
 
 
 class TestRunAttr(Structure):
@@ -178,200 +174,205 @@ class TestRunAttr(Structure):
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    _fields_ = (
-        ("prog_fd", u32),
-        ("retval", u32),
-        ("data_size_in", u32),
-        ("data_size_out", u32),
-        ("data_in", Pointer),
-        ("data_out", Pointer),
-        ("repeat", u32),
-        ("duration", u32),
-        ("ctx_size_in", u32),
-        ("ctx_size_out", u32),
-        ("ctx_in", Pointer),
-        ("ctx_out", Pointer),
-        ("flags", u32),
-        ("cpu", u32),
-        ("batch_size", u32),
-        ("_hole0", u32),
-    )
+    layout = """
+        u32 prog_fd
+        u32 retval
+        u32 data_size_in
+        u32 data_size_out
+        u64 data_in
+        u64 data_out
+        u32 repeat
+        u32 duration
+        u32 ctx_size_in
+        u32 ctx_size_out
+        u64 ctx_in
+        u64 ctx_out
+        u32 flags
+        u32 cpu
+        u32 batch_size
+        u32 _hole0
+    """
 
 
 class IdAttr(Structure):
     """BPF_*_GET_FD_BY_ID and BPF_*_GET_NEXT_ID."""
 
-    _fields_ = (
-        ("id", u32),
-        ("next_id", u32),
-        ("open_flags", u32),
-    )
+    layout = """
+        u32 id
+        u32 next_id
+        u32 open_flags
+    """
 
 
 class InfoAttr(Structure):
     """BPF_OBJ_GET_INFO_BY_FD; ``info`` points to one of the *Info* structures below."""
 
-    _fields_ = (
-        ("bpf_fd", u32),
-        ("info_len", u32),
-        ("info", Pointer),
-    )
+    layout = """
+        u32 bpf_fd
+        u32 info_len
+        u64 info
+    """
 
 
 class RawTracepointAttr(Structure):
     """BPF_RAW_TRACEPOINT_OPEN; ``name`` is null for a program that was loaded for a BTF id (LSM, fentry, tp_btf)."""
 
-    _fields_ = (
-        ("name", Pointer),
-        ("prog_fd", u32),
-        ("_hole0", u32),
-        ("cookie", u64),
-    )
+    layout = """
+        u64 name
+        u32 prog_fd
+        u32 _hole0
+        u64 cookie
+    """
 
 
 class BtfLoadAttr(Structure):
     """BPF_BTF_LOAD."""
 
-    _fields_ = (
-        ("btf", Pointer),
-        ("btf_log_buf", Pointer),
-        ("btf_size", u32),
-        ("btf_log_size", u32),
-        ("btf_log_level", u32),
-        ("btf_log_true_size", u32),
-    )
+    layout = """
+        u64 btf
+        u64 btf_log_buf
+        u32 btf_size
+        u32 btf_log_size
+        u32 btf_log_level
+        u32 btf_log_true_size
+    """
 
 
 class LinkCreateAttr(Structure):
     """BPF_LINK_CREATE. From byte 16 it is a union per attach type: ``iter_info`` is its first 8 bytes (also the perf
     event's cookie, or the BTF id), ``iter_info_len`` the next 4; ``cookie`` is the one of a tracing link."""
 
-    _fields_ = (
-        ("prog_fd", u32),
-        ("target_fd", u32),
-        ("attach_type", u32),
-        ("flags", u32),
-        ("iter_info", Pointer),
-        ("cookie", u64),
-    )
+    layout = """
+        u32 prog_fd
+        u32 target_fd
+        u32 attach_type
+        u32 flags
+        u64 iter_info
+        u64 cookie
+    """
 
 
 class LinkFdAttr(Structure):
     """BPF_LINK_DETACH."""
 
-    _fields_ = (("link_fd", u32),)
+    layout = "u32 link_fd"
 
 
 class LinkUpdateAttr(Structure):
     """BPF_LINK_UPDATE."""
 
-    _fields_ = (("link_fd", u32), ("new_prog_fd", u32), ("flags", u32), ("old_prog_fd", u32))
+    layout = """
+        u32 link_fd
+        u32 new_prog_fd
+        u32 flags
+        u32 old_prog_fd
+    """
 
 
 class EnableStatsAttr(Structure):
     """BPF_ENABLE_STATS; ``type`` 0 is run time."""
 
-    _fields_ = (("type", u32),)
+    layout = "u32 type"
 
 
 class IterCreateAttr(Structure):
     """BPF_ITER_CREATE."""
 
-    _fields_ = (
-        ("link_fd", u32),
-        ("flags", u32),
-    )
+    layout = """
+        u32 link_fd
+        u32 flags
+    """
 
 
 class MapInfoAttr(Structure):
     """struct bpf_map_info."""
 
-    _fields_ = (
-        ("type", u32),
-        ("id", u32),
-        ("key_size", u32),
-        ("value_size", u32),
-        ("max_entries", u32),
-        ("map_flags", u32),
-        ("name", c_char * 16),
-        ("ifindex", u32),
-        ("btf_vmlinux_value_type_id", u32),
-        ("netns_dev", u64),
-        ("netns_ino", u64),
-        ("btf_id", u32),
-        ("btf_key_type_id", u32),
-        ("btf_value_type_id", u32),
-        ("btf_vmlinux_id", u32),
-        ("map_extra", u64),
-    )
+    layout = """
+        u32 type
+        u32 id
+        u32 key_size
+        u32 value_size
+        u32 max_entries
+        u32 map_flags
+        char name[16]
+        u32 ifindex
+        u32 btf_vmlinux_value_type_id
+        u64 netns_dev
+        u64 netns_ino
+        u32 btf_id
+        u32 btf_key_type_id
+        u32 btf_value_type_id
+        u32 btf_vmlinux_id
+        u64 map_extra
+    """
 
 
 class ProgInfoAttr(Structure):
     """struct bpf_prog_info."""
 
-    _fields_ = (
-        ("type", u32),
-        ("id", u32),
-        ("tag", u8 * 8),
-        ("jited_prog_len", u32),
-        ("xlated_prog_len", u32),
-        ("jited_prog_insns", Pointer),
-        ("xlated_prog_insns", Pointer),
-        ("load_time", u64),
-        ("created_by_uid", u32),
-        ("nr_map_ids", u32),
-        ("map_ids", Pointer),
-        ("name", c_char * 16),
-        ("ifindex", u32),
-        ("gpl_compatible", u32),
-        ("netns_dev", u64),
-        ("netns_ino", u64),
-        ("nr_jited_ksyms", u32),
-        ("nr_jited_func_lens", u32),
-        ("jited_ksyms", Pointer),
-        ("jited_func_lens", Pointer),
-        ("btf_id", u32),
-        ("func_info_rec_size", u32),
-        ("func_info", Pointer),
-        ("nr_func_info", u32),
-        ("nr_line_info", u32),
-        ("line_info", Pointer),
-        ("jited_line_info", Pointer),
-        ("nr_jited_line_info", u32),
-        ("line_info_rec_size", u32),
-        ("jited_line_info_rec_size", u32),
-        ("nr_prog_tags", u32),
-        ("prog_tags", Pointer),
-        ("run_time_ns", u64),
-        ("run_cnt", u64),
-        ("recursion_misses", u64),
-        ("verified_insns", u32),
-        ("attach_btf_obj_id", u32),
-        ("attach_btf_id", u32),
-        ("_hole0", u32),
-    )
+    layout = """
+        u32 type
+        u32 id
+        u8 tag[8]
+        u32 jited_prog_len
+        u32 xlated_prog_len
+        u64 jited_prog_insns
+        u64 xlated_prog_insns
+        u64 load_time
+        u32 created_by_uid
+        u32 nr_map_ids
+        u64 map_ids
+        char name[16]
+        u32 ifindex
+        u32 gpl_compatible
+        u64 netns_dev
+        u64 netns_ino
+        u32 nr_jited_ksyms
+        u32 nr_jited_func_lens
+        u64 jited_ksyms
+        u64 jited_func_lens
+        u32 btf_id
+        u32 func_info_rec_size
+        u64 func_info
+        u32 nr_func_info
+        u32 nr_line_info
+        u64 line_info
+        u64 jited_line_info
+        u32 nr_jited_line_info
+        u32 line_info_rec_size
+        u32 jited_line_info_rec_size
+        u32 nr_prog_tags
+        u64 prog_tags
+        u64 run_time_ns
+        u64 run_cnt
+        u64 recursion_misses
+        u32 verified_insns
+        u32 attach_btf_obj_id
+        u32 attach_btf_id
+        u32 _hole0
+    """
 
 
 class LinkInfo(Structure):
     """struct bpf_link_info; what follows ``prog_id`` is a union per link type, kept as it came."""
 
-    _fields_ = (
-        ("type", u32),
-        ("id", u32),
-        ("prog_id", u32),
-        ("_hole0", u32),
-        ("detail", u8 * 64),
-    )
+    layout = """
+        u32 type
+        u32 id
+        u32 prog_id
+        u32 _hole0
+        u8 detail[64]
+    """
 
 
 class BtfInfo(Structure):
     """struct bpf_btf_info."""
 
-    _fields_ = (
-        ("btf", Pointer),
-        ("btf_size", u32),
-        ("id", u32),
-        ("name", Pointer),
-        ("name_len", u32),
-        ("kernel_btf", u32),
-    )
+    layout = """
+        u64 btf
+        u32 btf_size
+        u32 id
+        u64 name
+        u32 name_len
+        u32 kernel_btf
+    """

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Callable
 from errno import EAGAIN, EINTR, EMFILE, ENFILE, EPERM
 
 from pylsm.arch import call_number
+from pylsm.libc import Memory, Structure, last_errno, syscall
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.attr import BtfLoadAttr, Cmd
 from pylsm.loader.errors import BpfError, errno_name
 
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from collections.abc import Callable
+    from typing import TypeVar
 
     _H = TypeVar("_H", bound="Handle")
 
-__all__ = ["Handle", "address", "bpf", "bpf_errno", "failure", "load_btf", "object_kind"]
+__all__ = ["Handle", "bpf", "bpf_errno", "failure", "load_btf", "object_kind"]
 
 #: How often a call that a signal interrupted is repeated. PROG_LOAD answers EAGAIN whenever a signal is pending, and
 #: Python's own handler runs between two calls, so that a few repetitions always suffice unless signals never stop.
 RETRIES = 16
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _NUMBER = call_number("bpf")
-_syscall: Callable[..., int] = _libc.syscall
-_syscall.restype = ctypes.c_long  # type: ignore[attr-defined]
-_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)  # type: ignore[attr-defined]
+_syscall: Callable[..., int] = syscall
 
 #: Commands that are charged to RLIMIT_MEMLOCK before Linux 5.11, and then fail with EPERM.
 _CHARGED = (Cmd.MAP_CREATE, Cmd.PROG_LOAD, Cmd.BTF_LOAD)
 
 
-def address(buffer: Any) -> int:
-    """The address of a ctypes object, for a pointer field; the caller keeps the object alive during the call."""
-    return ctypes.addressof(buffer)
-
-
-def bpf_errno(cmd: Cmd, attr: ctypes.Structure) -> int:
+def bpf_errno(cmd: Cmd, attr: Structure) -> int:
     """bpf(2) without an exception: its result, or the negative errno.
 
     For commands where failing is an ordinary answer (ENOENT of a lookup). EINTR and EAGAIN are retried, at most
@@ -54,19 +46,19 @@ def bpf_errno(cmd: Cmd, attr: ctypes.Structure) -> int:
     return result
 
 
-def _call(cmd: Cmd, attr: ctypes.Structure) -> int:
-    pointer, size = ctypes.byref(attr), ctypes.sizeof(attr)
+def _call(cmd: Cmd, attr: Structure) -> int:
+    address, size = attr.address, len(attr)
     for _ in range(RETRIES):
-        result = _syscall(_NUMBER, cmd, pointer, size)
+        result = _syscall(_NUMBER, cmd, address, size, 0, 0, 0)
         if result >= 0:
             return result
-        number = ctypes.get_errno()
+        number = last_errno()
         if number != EINTR and number != EAGAIN:
             break
     return -number
 
 
-def bpf(cmd: Cmd, attr: ctypes.Structure, purpose: str = "") -> int:
+def bpf(cmd: Cmd, attr: Structure, purpose: str = "") -> int:
     """bpf(2).
 
     Args:
@@ -170,15 +162,15 @@ class Handle:
 
 def load_btf(data: bytes) -> tuple[Handle | None, str]:
     """Load BTF (BPF_BTF_LOAD): the handle, or None and what the kernel said about it."""
-    buffer = ctypes.create_string_buffer(data, len(data))
-    attr = BtfLoadAttr(btf=ctypes.addressof(buffer), btf_size=len(data))
+    types = Memory(data)
+    attr = BtfLoadAttr(btf=types.address, btf_size=len(data))
     result = bpf_errno(Cmd.BTF_LOAD, attr)
     if result >= 0:
         return Handle(result, label="BTF"), ""
-    log = ctypes.create_string_buffer(1 << 16)
-    attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level = ctypes.addressof(log), len(log), 1
+    log = Memory(1 << 16)
+    attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level = log.address, len(log), 1
     again = bpf_errno(Cmd.BTF_LOAD, attr)
     if again >= 0:
         return Handle(again, label="BTF"), ""
-    last = log.value.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+    last = log.text().decode(errors="replace").strip().rsplit("\n", 1)[-1]
     return None, f"BPF_BTF_LOAD: {errno_name(-result)}" + (f": {last}" if last else "")

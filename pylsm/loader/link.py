@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOTSUP
+from struct import pack
 
+from pylsm.libc import Memory
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import (
     Cmd,
@@ -74,7 +75,7 @@ class Link(Handle):
     def info(self) -> LinkDetail:
         """Ids and type of the link; BpfError for an attachment that is none (a socket's, or a kprobe before 5.15)."""
         raw = LinkInfo()
-        attr = InfoAttr(bpf_fd=self.fileno(), info_len=ctypes.sizeof(raw), info=ctypes.addressof(raw))
+        attr = InfoAttr(bpf_fd=self.fileno(), info_len=len(raw), info=raw.address)
         bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, f"ask about {self.label}")
         return LinkDetail(raw.type, raw.id, raw.prog_id, bytes(raw.detail))
 
@@ -183,8 +184,8 @@ def _attach_raw_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
     """BPF_RAW_TRACEPOINT_OPEN: for LSM and tracing programs too, since 5.10 takes no LINK_CREATE for them."""
     section = program.section
     assert section is not None
-    name = None if section.btf_kind else ctypes.create_string_buffer(section.target.encode())
-    attr = RawTracepointAttr(name=ctypes.addressof(name) if name else 0, prog_fd=program.fileno(), cookie=cookie)
+    name = None if section.btf_kind else Memory(section.target.encode() + b"\0")
+    attr = RawTracepointAttr(name=name.address if name else 0, prog_fd=program.fileno(), cookie=cookie)
     result = bpf_errno(Cmd.RAW_TRACEPOINT_OPEN, attr)
     if result < 0:
         error = failure(Cmd.RAW_TRACEPOINT_OPEN, -result, f"attach {program.label}")
@@ -207,8 +208,9 @@ def _attach_iter(program: LoadedProgram, map: Map | None = None, pid: int = 0, t
     if map is None and not pid and not tid:
         return _link_create(program, 0, AttachType.TRACE_ITER)
     # union bpf_iter_link_info: { map_fd } or { tid, pid, pid_fd }, 4 bytes each.
-    words = (ctypes.c_uint32 * 4)(*((map.fileno(),) if map is not None else (tid, pid)))
-    link = _link_create(program, 0, AttachType.TRACE_ITER, 0, ctypes.addressof(words), ctypes.sizeof(words))
+    numbers = (map.fileno(), 0, 0, 0) if map is not None else (tid, pid, 0, 0)
+    words = Memory(pack("=4I", *numbers))
+    link = _link_create(program, 0, AttachType.TRACE_ITER, 0, words.address, len(words))
     # Before Linux 6.1 the kernel ignores a task: what it took is at byte 32 of its answer (struct bpf_link_info).
     if map is None and link.info.detail[16:24] == bytes(8):
         link.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from mmap import PAGESIZE
 
 from pylsm.asm.maps import MapSpec, MapType
 from pylsm.errors import PylsmError
+from pylsm.libc import Memory
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import BatchAttr, Cmd, InfoAttr, MapCreateAttr, MapElementAttr, MapInfoAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf, object_kind
@@ -212,23 +212,23 @@ class Map(Handle):
 
         The empty key peeks at a queue or a stack.
         """
-        value = (ctypes.c_char * self._value_bytes)()
+        value = Memory(self._value_bytes)
         result = self._element(Cmd.MAP_LOOKUP_ELEM, key, value)
         if result == -ENOENT:
             return None
         if result < 0:
             raise failure(Cmd.MAP_LOOKUP_ELEM, -result, f"look up a key of {self.label}")
-        return self._value(value.raw)
+        return self._value(bytes(value))
 
     def pop(self, key: bytes = b"") -> Any:
         """Take out the value at ``key`` (the next one of a queue or a stack) and return it; None if there is none."""
-        value = (ctypes.c_char * self._value_bytes)()
+        value = Memory(self._value_bytes)
         result = self._element(Cmd.MAP_LOOKUP_AND_DELETE_ELEM, key, value)
         if result == -ENOENT:
             return None
         if result < 0:
             raise failure(Cmd.MAP_LOOKUP_AND_DELETE_ELEM, -result, f"take an element out of {self.label}")
-        return self._value(value.raw)
+        return self._value(bytes(value))
 
     def update(self, key: bytes, value: bytes | Sequence[bytes], flags: int = ANY) -> None:
         """Set the value at ``key``.
@@ -243,8 +243,7 @@ class Map(Handle):
             BpfError: the map is full (E2BIG), or ``flags`` are not met (EEXIST, ENOENT).
         """
         raw = self._raw_value(value)
-        buffer = (ctypes.c_char * len(raw)).from_buffer_copy(raw) if raw else (ctypes.c_char * 1)()
-        result = self._element(Cmd.MAP_UPDATE_ELEM, key, buffer, flags)
+        result = self._element(Cmd.MAP_UPDATE_ELEM, key, Memory(raw or 1), flags)
         if result < 0:
             raise failure(Cmd.MAP_UPDATE_ELEM, -result, f"set a key of {self.label}")
 
@@ -294,14 +293,14 @@ class Map(Handle):
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _element(self, cmd: Cmd, key: bytes, value: ctypes.Array[ctypes.c_char] | None, flags: int = 0) -> int:
+    def _element(self, cmd: Cmd, key: bytes, value: Memory | None, flags: int = 0) -> int:
         if len(key) != self.key_size:
             raise SpecError(f"{self.label} has {self.key_size}-byte keys; a key of {len(key)} bytes was given")
-        key_buffer = (ctypes.c_char * len(key)).from_buffer_copy(key) if key else None
+        held = Memory(key)
         attr = MapElementAttr(
             map_fd=self.fileno(),
-            key=ctypes.addressof(key_buffer) if key_buffer else 0,
-            value=ctypes.addressof(value) if value is not None else 0,
+            key=held.address,
+            value=value.address if value is not None else 0,
             flags=flags,
         )
         return bpf_errno(cmd, attr)
@@ -333,16 +332,16 @@ class Map(Handle):
         """Elements of a hash map by MAP_LOOKUP_BATCH (Linux 5.6): the cursor is a bucket, which no deletion moves."""
         key_size, value_size = self.key_size, self._value_bytes
         room = min(max(self.info.max_entries, 1), 256)
-        position = ctypes.c_uint32()  # for hash maps the cursor is a bucket number
+        position = Memory(4)  # for hash maps the cursor is a bucket number
         first = True
         while True:
-            keys, values = (ctypes.c_char * (room * key_size))(), (ctypes.c_char * (room * value_size))()
-            following = ctypes.c_uint32()
+            keys, values = Memory(room * key_size), Memory(room * value_size)
+            following = Memory(4)
             attr = BatchAttr(
-                in_batch=0 if first else ctypes.addressof(position),
-                out_batch=ctypes.addressof(following),
-                keys=ctypes.addressof(keys),
-                values=ctypes.addressof(values),
+                in_batch=0 if first else position.address,
+                out_batch=following.address,
+                keys=keys.address,
+                values=values.address,
                 count=room,
                 map_fd=self.fileno(),
             )
@@ -352,7 +351,7 @@ class Map(Handle):
                 continue
             if result < 0 and result != -ENOENT:
                 raise failure(Cmd.MAP_LOOKUP_BATCH, -result, f"read {self.label}")
-            raw_keys, raw_values = keys.raw, values.raw
+            raw_keys, raw_values = bytes(keys), bytes(values)
             for index in range(attr.count):
                 yield (
                     raw_keys[index * key_size : (index + 1) * key_size],
@@ -366,21 +365,20 @@ class Map(Handle):
         """Keys by BPF_MAP_GET_NEXT_KEY: the kernel starts over when the key it continues from is gone, so what was
         given before is skipped, and a map that changes faster than it is read ends in an error, not in a loop."""
         seen: set[bytes] = set()
-        current = (ctypes.c_char * self.key_size)()
-        following = (ctypes.c_char * self.key_size)()
+        current, following = Memory(self.key_size), Memory(self.key_size)
         has_current = False
         for _ in range(8 * self.info.max_entries + 1024):
             attr = MapElementAttr(
                 map_fd=self.fileno(),
-                key=ctypes.addressof(current) if has_current else 0,
-                value=ctypes.addressof(following),
+                key=current.address if has_current else 0,
+                value=following.address,
             )
             result = bpf_errno(Cmd.MAP_GET_NEXT_KEY, attr)
             if result == -ENOENT:
                 return
             if result < 0:
                 raise failure(Cmd.MAP_GET_NEXT_KEY, -result, f"read the keys of {self.label}")
-            key = following.raw
+            key = bytes(following)
             current, following, has_current = following, current, True
             if key not in seen:
                 seen.add(key)
@@ -487,7 +485,7 @@ def _create_with_btf(spec: MapSpec | MapImage, attr: MapCreateAttr) -> int:
 
 def _info(fd: int, label: str) -> MapInfo:
     raw = MapInfoAttr()
-    attr = InfoAttr(bpf_fd=fd, info_len=ctypes.sizeof(raw), info=ctypes.addressof(raw))
+    attr = InfoAttr(bpf_fd=fd, info_len=len(raw), info=raw.address)
     bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, f"ask about {label}")
     return MapInfo(
         type=raw.type,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-from ctypes import Structure, c_int32, c_uint32, c_uint64
 from errno import EACCES, EINVAL, ENOENT, ENOTSUP, EPERM
 from fcntl import ioctl
 
 from pylsm.arch import call_number
+from pylsm.libc import Memory, Structure, last_errno, syscall
 from pylsm.loader.attr import Cmd, LinkCreateAttr
 from pylsm.loader.bpf import Handle, bpf_errno, failure
 from pylsm.loader.errors import BpfError, errno_name
@@ -28,28 +27,30 @@ _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
 
 class PerfEventAttr(Structure):
-    """struct perf_event_attr (include/uapi/linux/perf_event.h) up to PERF_ATTR_SIZE_VER5, 112 bytes."""
+    """struct perf_event_attr (include/uapi/linux/perf_event.h) up to PERF_ATTR_SIZE_VER5, 112 bytes.
 
-    _fields_ = (
-        ("type", c_uint32),
-        ("size", c_uint32),
-        ("config", c_uint64),
-        ("sample_period", c_uint64),
-        ("sample_type", c_uint64),
-        ("read_format", c_uint64),
-        ("flags", c_uint64),
-        ("wakeup_events", c_uint32),
-        ("bp_type", c_uint32),
-        ("config1", c_uint64),  # kprobe_func: address of the function's name
-        ("config2", c_uint64),  # probe_offset: bytes into the function
-        ("branch_sample_type", c_uint64),
-        ("sample_regs_user", c_uint64),
-        ("sample_stack_user", c_uint32),
-        ("clockid", c_int32),
-        ("sample_regs_intr", c_uint64),
-        ("aux_watermark", c_uint32),
-        ("sample_max_stack", c_uint32),
-    )
+    Of a kprobe ``config1`` is the address of the function's name, ``config2`` the bytes into it."""
+
+    layout = """
+        u32 type
+        u32 size
+        u64 config
+        u64 sample_period
+        u64 sample_type
+        u64 read_format
+        u64 flags
+        u32 wakeup_events
+        u32 bp_type
+        u64 config1
+        u64 config2
+        u64 branch_sample_type
+        u64 sample_regs_user
+        u32 sample_stack_user
+        s32 clockid
+        u64 sample_regs_intr
+        u32 aux_watermark
+        u32 sample_max_stack
+    """
 
 
 def attach_kprobe(program: LoadedProgram, cookie: int = 0) -> Link:
@@ -71,12 +72,11 @@ def attach_kprobe(program: LoadedProgram, cookie: int = 0) -> Link:
             errno=ENOTSUP,
             hint="it was built without CONFIG_KPROBE_EVENTS; use a raw tracepoint",
         ) from error
-    name = ctypes.create_string_buffer(function.encode())
+    name = Memory(function.encode() + b"\0")
     attr = PerfEventAttr(
         type=kind,
-        size=ctypes.sizeof(PerfEventAttr),
         config=1 << bit if section.name.startswith("kretprobe/") else 0,
-        config1=ctypes.addressof(name),
+        config1=name.address,
         config2=int(offset, 0) if offset else 0,
     )
     return _attach(program, attr, f"function {function!r}", cookie)
@@ -104,7 +104,7 @@ def attach_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
             f"cannot attach {program.label}: there is no tracepoint {section.target} in {root}/events",
             errno=error.errno or ENOENT,
         ) from error
-    attr = PerfEventAttr(type=PERF_TYPE_TRACEPOINT, size=ctypes.sizeof(PerfEventAttr), config=config, sample_period=1)
+    attr = PerfEventAttr(type=PERF_TYPE_TRACEPOINT, config=config, sample_period=1)
     return _attach(program, attr, f"tracepoint {section.target}", cookie)
 
 
@@ -141,19 +141,11 @@ def _attach(program: LoadedProgram, attr: PerfEventAttr, target: str, cookie: in
 
 def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
     """perf_event_open(2) for all processes; the CPU given does not restrict kprobes and tracepoints."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    number = call_number("perf_event_open")
-    fd = libc.syscall(
-        ctypes.c_long(number),
-        ctypes.byref(attr),
-        ctypes.c_int(-1),
-        ctypes.c_int(0),
-        ctypes.c_int(-1),
-        ctypes.c_ulong(PERF_FLAG_FD_CLOEXEC),
-    )
+    attr.size = len(attr)
+    fd = syscall(call_number("perf_event_open"), attr.address, -1, 0, -1, PERF_FLAG_FD_CLOEXEC, 0)
     if fd >= 0:
         return Handle(fd, label=f"perf event of {program.label}")
-    errno = ctypes.get_errno()
+    errno = last_errno()
     hint = ""
     if errno in (EPERM, EACCES):
         hint = _permission()

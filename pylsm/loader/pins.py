@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import sys
 from errno import EACCES, EEXIST, EISDIR, ENOENT, EPERM
+from struct import calcsize
 
+from pylsm.libc import Memory, function
 from pylsm.loader.attr import Cmd, PinAttr
 from pylsm.loader.bpf import bpf, bpf_errno, failure, object_kind
 from pylsm.loader.errors import BpfError, PinError
@@ -26,7 +28,7 @@ def pin(fd: int, path: str | os.PathLike[str], label: str) -> None:
     """
     name = os.fspath(path)
     encoded = _c_string(name)
-    attr = PinAttr(pathname=ctypes.addressof(encoded), bpf_fd=fd)
+    attr = PinAttr(pathname=encoded.address, bpf_fd=fd)
     result = bpf_errno(Cmd.OBJ_PIN, attr)
     if result >= 0:
         return
@@ -64,7 +66,7 @@ def open_pinned(path: str | os.PathLike[str], kind: str) -> int:
         raise _refused(f"{name} is no pinned {kind}: it is not on a BPF filesystem", EACCES, Cmd.OBJ_GET, _MOUNT_HINT)
     encoded = _c_string(name)
     try:
-        fd = bpf(Cmd.OBJ_GET, PinAttr(pathname=ctypes.addressof(encoded)), f"open the {kind} pinned at {name}")
+        fd = bpf(Cmd.OBJ_GET, PinAttr(pathname=encoded.address), f"open the {kind} pinned at {name}")
     except BpfError as error:
         # ENOENT: the kernel's own maps.debug and progs.debug, which are nobody's to open.
         if error.errno == ENOENT or (error.errno == EACCES and os.geteuid() == 0):
@@ -85,16 +87,15 @@ _MOUNT_HINT = "use a path below /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)"
 
 def is_bpf_filesystem(path: str) -> bool | None:
     """Whether ``path`` is on a BPF filesystem (statfs(2)); None where that cannot be told."""
-    libc = ctypes.CDLL(None, use_errno=True)
     # struct statfs is at most 120 bytes; f_type is its first word on every Linux architecture.
-    buffer = (ctypes.c_ulong * 64)()
-    if libc.statfs(ctypes.c_char_p(os.fsencode(path)), ctypes.byref(buffer)) != 0:
+    buffer, name = Memory(512), _c_string(path)
+    if function("statfs", 2)(name.address, buffer.address) != 0:
         return None
-    return bool(buffer[0] & 0xFFFFFFFF == BPF_FS_MAGIC)
+    return int.from_bytes(buffer[: calcsize("l")], sys.byteorder) & 0xFFFFFFFF == BPF_FS_MAGIC
 
 
-def _c_string(path: str) -> ctypes.Array[ctypes.c_char]:
-    return ctypes.create_string_buffer(os.fsencode(path))
+def _c_string(path: str) -> Memory:
+    return Memory(os.fsencode(path) + b"\0")
 
 
 def _refused(message: str, errno: int, command: Cmd, hint: str = "") -> PinError:

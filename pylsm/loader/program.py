@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Mapping
 from errno import EINVAL, EMFILE, ENFILE, ENOMEM, ENOSPC
 from struct import pack_into
 
+from pylsm.libc import Memory
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import Cmd, EnableStatsAttr, IdAttr, InfoAttr, ProgInfoAttr, ProgLoadAttr, TestRunAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf
@@ -237,11 +237,11 @@ class LoadedProgram(Handle):
         on_packet = kind in _ON_PACKETS
         if on_packet:
             data = data.ljust(_ETHERNET_HEADER, b"\0")
-        data_in = ctypes.create_string_buffer(data, len(data)) if data else None
+        data_in = Memory(data) if data else None
         # A program may grow its packet, by no more than the headroom.
-        data_out = ctypes.create_string_buffer(len(data) + 1024) if on_packet else None
-        ctx_in = ctypes.create_string_buffer(ctx, len(ctx)) if ctx else None
-        ctx_out = ctypes.create_string_buffer(max(len(ctx), 256)) if on_packet and ctx else None
+        data_out = Memory(len(data) + 1024) if on_packet else None
+        ctx_in = Memory(ctx) if ctx else None
+        ctx_out = Memory(max(len(ctx), 256)) if on_packet and ctx else None
         attr = TestRunAttr(
             prog_fd=self.fileno(),
             data_size_in=len(data),
@@ -258,11 +258,11 @@ class LoadedProgram(Handle):
         )
         bpf(Cmd.PROG_TEST_RUN, attr, f"test-run {self.label}")
         # A syscall program's context is written back in place.
-        left = ctx_out.raw[: attr.ctx_size_out] if ctx_out is not None else ctx_in.raw if ctx_in is not None else b""
+        left = ctx_out[: attr.ctx_size_out] if ctx_out is not None else ctx_in or b""
         return TestRun(
             retval=attr.retval,
-            data_out=data_out.raw[: attr.data_size_out] if data_out is not None else b"",
-            ctx_out=left,
+            data_out=bytes(data_out[: attr.data_size_out]) if data_out is not None else b"",
+            ctx_out=bytes(left),
             duration_ns=attr.duration,
         )
 
@@ -270,9 +270,9 @@ class LoadedProgram(Handle):
     def info(self) -> ProgramInfo:
         """What the kernel says of it now."""
         raw = self._info(ProgInfoAttr())
-        ids = (ctypes.c_uint32 * raw.nr_map_ids)()
+        ids = Memory(4 * raw.nr_map_ids)
         if raw.nr_map_ids:
-            raw = self._info(ProgInfoAttr(nr_map_ids=raw.nr_map_ids, map_ids=ctypes.addressof(ids)))
+            raw = self._info(ProgInfoAttr(nr_map_ids=raw.nr_map_ids, map_ids=ids.address))
         return ProgramInfo(
             id=raw.id,
             name=raw.name.decode(errors="replace"),
@@ -289,7 +289,7 @@ class LoadedProgram(Handle):
             gpl_compatible=bool(raw.gpl_compatible & 1),
             btf_id=raw.btf_id,
             attach_btf_id=raw.attach_btf_id,
-            map_ids=tuple(ids),
+            map_ids=tuple(memoryview(ids).cast("I")),
         )
 
     def xlated(self) -> bytes:
@@ -304,12 +304,12 @@ class LoadedProgram(Handle):
         size = getattr(self._info(ProgInfoAttr()), length)
         if not size:
             return b""
-        buffer = ctypes.create_string_buffer(size)
-        raw = self._info(ProgInfoAttr(**{length: size, pointer: ctypes.addressof(buffer)}))
-        return buffer.raw if getattr(raw, pointer) else b""
+        buffer = Memory(size)
+        raw = self._info(ProgInfoAttr(**{length: size, pointer: buffer.address}))
+        return bytes(buffer) if getattr(raw, pointer) else b""
 
     def _info(self, raw: ProgInfoAttr) -> ProgInfoAttr:
-        attr = InfoAttr(bpf_fd=self.fileno(), info_len=ctypes.sizeof(raw), info=ctypes.addressof(raw))
+        attr = InfoAttr(bpf_fd=self.fileno(), info_len=len(raw), info=raw.address)
         bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, f"ask about {self.label}")
         return raw
 
@@ -326,19 +326,19 @@ class LoadRequest:
 
     def __init__(self, image: ProgramImage, section: Section, maps: Mapping[str, Map]) -> None:
         #: The instructions, which may be changed between two attempts.
-        self.code = ctypes.create_string_buffer(image.code, len(image.code))
+        self.code = Memory(image.code)
         for slot, name in image.references:
             # struct bpf_insn: the immediate is its second half
             pack_into("=i", self.code, slot * 8 + 4, maps[name].fileno())
-        self._license = ctypes.create_string_buffer(image.license.encode())
+        self._license = Memory(image.license.encode() + b"\0")
         types = image.types
-        self._functions = ctypes.create_string_buffer(types.functions, len(types.functions)) if types else None
-        self._lines = ctypes.create_string_buffer(types.lines, len(types.lines)) if types and types.lines else None
+        self._functions = Memory(types.functions) if types else None
+        self._lines = Memory(types.lines) if types and types.lines else None
         self._attr = ProgLoadAttr(
             prog_type=section.program,
             insn_cnt=len(image.code) // 8,
-            insns=ctypes.addressof(self.code),
-            license=ctypes.addressof(self._license),
+            insns=self.code.address,
+            license=self._license.address,
             prog_flags=section.flags,
             prog_name=_kernel_name(image.name),
             expected_attach_type=section.attach,
@@ -365,9 +365,9 @@ class LoadRequest:
                 return first, ""
         log, size = "", _LOG_SIZES[0]
         while True:
-            buffer = ctypes.create_string_buffer(size)
+            buffer = Memory(size)
             result = self._once(log_level or 1, buffer)
-            text = buffer.value.decode(errors="replace")
+            text = buffer.text().decode(errors="replace")
             if result == -EINVAL and not text and log:
                 result = -ENOSPC  # this kernel takes no buffer of this size
                 break
@@ -387,7 +387,7 @@ class LoadRequest:
             result = first
         return result, log
 
-    def _once(self, log_level: int, buffer: ctypes.Array[ctypes.c_char] | None) -> int:
+    def _once(self, log_level: int, buffer: Memory | None) -> int:
         attr = self._attr
         attr.log_level = log_level
         attr.log_size = len(buffer) if buffer is not None else 0
@@ -417,8 +417,8 @@ def _kernel_name(name: str) -> bytes:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else "_" for c in name)[:15].encode()
 
 
-def _address(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
-    return ctypes.addressof(buffer) if buffer is not None else 0
+def _address(buffer: Memory | None) -> int:
+    return buffer.address if buffer is not None else 0
 
 
 def enable_run_time_stats() -> Handle:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-
 from pylsm.arch import call_number
+from pylsm.libc import syscall
 
 __all__ = ["synchronize"]
 
@@ -20,4 +19,4 @@ def synchronize() -> None:
     membarrier(2) with MEMBARRIER_CMD_GLOBAL is synchronize_rcu (kernel/sched/membarrier.c). Kernels with nohz_full
     CPUs refuse it; the wait is then left out.
     """
-    ctypes.CDLL(None).syscall(ctypes.c_long(call_number("membarrier")), _MEMBARRIER_CMD_GLOBAL, 0, 0)
+    syscall(call_number("membarrier"), _MEMBARRIER_CMD_GLOBAL, 0, 0, 0, 0, 0)

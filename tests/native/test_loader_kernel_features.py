@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from pylsm.asm import MapType
 from pylsm.btf import Btf, BtfNotFound
+from pylsm.libc import Structure
 from pylsm.loader import attr, features
 from pylsm.loader.memlock import kernel_release
 from pylsm.loader.sections import ProgType
@@ -155,12 +155,12 @@ RENAMED = {"attach_obj_fd": "attach_btf_obj_fd", "detail": ""}
 
 
 @pytest.mark.parametrize("structure", KERNEL, ids=lambda structure: structure.__name__)
-def test_layouts_are_this_kernels(structure: type[ctypes.Structure]) -> None:
+def test_layouts_are_this_kernels(structure: type[Structure]) -> None:
     struct, prefix = KERNEL[structure]
     kernel = Btf.kernel()
     name = f"union {struct}" if struct == "bpf_attr" else struct
     compared = 0
-    for field, *_ in structure._fields_:
+    for field, (offset_here, form, _) in structure.places().items():
         theirs = RENAMED.get(field, field)
         if field.startswith("_hole") or not theirs:
             continue
@@ -168,10 +168,9 @@ def test_layouts_are_this_kernels(structure: type[ctypes.Structure]) -> None:
             member = kernel.member(name, prefix + theirs)
         except BtfNotFound:
             continue  # newer than this kernel
-        ours = getattr(structure, field)
         offset = member.bit_offset // 8 if member.is_bitfield else member.offset
-        assert offset == ours.offset, field
+        assert offset == offset_here, field
         if not member.is_bitfield:
-            assert member.size == ours.size, field
+            assert member.size == form.size, field
         compared += 1
-    assert compared >= len(structure._fields_) // 2
+    assert compared >= len(structure.places()) // 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> list[int]:
     calls: list[int] = []
     left = list(numbers)
 
-    def syscall(number: int, cmd: int, attr: Any, size: int) -> int:
+    def syscall(number: int, cmd: int, attr: int, size: int, *rest: int) -> int:
         calls.append(int(cmd))
         if left:
             ctypes.set_errno(left.pop(0))

@@ -10,21 +10,22 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "pylsm"
 
 #: What a package may import of the others. `pylsm` itself is the version, `errors` the root of the exceptions;
-#: `light` stands for the standard library's typing and enum, for all.
+#: `light` stands for the standard library's typing and enum, for all; `libc` for its ctypes.
 ALLOWED = {
     "errors": set(),
     "light": set(),
     "arch": {"errors"},
     "toml": {"errors"},
+    "libc": set(),
     "btf": {"errors"},
     "asm": {"errors", "btf"},
     "record": {"errors", "btf"},
-    "loader": {"errors", "arch", "btf", "asm"},
+    "loader": {"errors", "arch", "libc", "btf", "asm"},
     "audit": {"", "errors", "arch", "btf", "asm", "record", "loader"},
     "research": {"errors", "asm", "loader"},
     "output": {"", "audit"},
     "recording": {"", "errors", "audit", "output", "toml"},
-    "confine": {"errors", "arch"},
+    "confine": {"errors", "arch", "libc"},
     "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording", "toml"},
     "__init__": {"audit"},
     "__main__": {"cli"},

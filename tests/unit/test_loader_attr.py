@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 
 import pytest
 
+from pylsm.libc import Memory, Structure
 from pylsm.loader import attr
 
 #: Structure → {field: offset}, from include/uapi/linux/bpf.h.
@@ -48,27 +50,72 @@ OFFSETS = {
 
 
 @pytest.mark.parametrize("structure", OFFSETS, ids=lambda structure: structure.__name__)
-def test_offsets_are_the_kernels(structure: type[ctypes.Structure]) -> None:
-    assert {name: getattr(structure, name).offset for name in OFFSETS[structure]} == OFFSETS[structure]
+def test_offsets_are_the_kernels(structure: type[Structure]) -> None:
+    assert {name: structure.places()[name][0] for name in OFFSETS[structure]} == OFFSETS[structure]
 
 
-def _structures() -> list[type[ctypes.Structure]]:
+def _structures() -> list[type[Structure]]:
     return [
         value
         for value in vars(attr).values()
-        if isinstance(value, type) and issubclass(value, ctypes.Structure) and value is not ctypes.Structure
+        if isinstance(value, type) and issubclass(value, Structure) and value is not Structure
     ]
 
 
 @pytest.mark.parametrize("structure", _structures(), ids=lambda structure: structure.__name__)
-def test_no_hole_is_left_to_the_compiler(structure: type[ctypes.Structure]) -> None:
+def test_no_hole_is_left_to_the_compiler(structure: type[Structure]) -> None:
     """A hole that is not written out would lie elsewhere where 64-bit integers are aligned to 4 bytes."""
-    end = 0
-    for name, *_ in structure._fields_:
-        field = getattr(structure, name)
-        assert field.offset == end, name
-        end += field.size
-        if field.size == 8 and name not in ("tag",):
-            assert field.offset % 8 == 0, name
-    if any(getattr(structure, name).size == 8 for name, *_ in structure._fields_):
-        assert end == ctypes.sizeof(structure)
+    numbers = [
+        (name, offset, form) for name, (offset, form, _) in structure.places().items() if form.format[-1:] != "s"
+    ]
+    for name, offset, form in numbers:
+        assert offset % form.size == 0, name
+    if any(form.size == 8 for _, _, form in numbers):
+        assert len(structure()) % 8 == 0
+
+
+class Sample(Structure):
+    """One of each form."""
+
+    layout = """
+        u8 small
+        u8 bytes[3]
+        s32 signed
+        char text[8]
+        u64 large
+    """
+
+
+def test_fields_are_attributes_of_memory_that_the_kernel_writes() -> None:
+    sample = Sample(small=255, text=b"abc", large=(1 << 64) - 1)
+    assert (sample.small, sample.bytes, sample.signed, sample.text, sample.large) == (
+        255,
+        bytes(3),
+        0,
+        b"abc",
+        2**64 - 1,
+    )
+    sample.signed, sample.bytes = -2, b"x\0y"
+    assert (sample.signed, sample.bytes, sample.text) == (-2, b"x\0y", b"abc")
+    assert bytes(sample.memory) == struct.pack("=B3si8sQ", 255, b"x\0y", -2, b"abc", 2**64 - 1)
+    assert len(sample) == 24 and ctypes.string_at(sample.address, 24) == bytes(sample.memory)
+    ctypes.memmove(sample.address, b"\7", 1)
+    assert sample.small == 7
+
+
+def test_a_field_that_is_none_is_refused() -> None:
+    for wrong in (lambda: Sample(other=1), lambda: setattr(Sample(), "other", 1)):
+        with pytest.raises((KeyError, AttributeError), match="other"):
+            wrong()
+    with pytest.raises(AttributeError, match="no field 'other'"):
+        Sample().other  # noqa: B018
+    with pytest.raises(struct.error):
+        Sample(small=256)
+
+
+def test_memory_stays_where_it_is() -> None:
+    memory = Memory(b"abc\0d")
+    assert ctypes.string_at(memory.address, 5) == bytes(memory) and memory.text() == b"abc"
+    with pytest.raises(BufferError):
+        memory.extend(b"more")
+    assert Memory(0).address == 0 and Memory(3) == bytes(3)

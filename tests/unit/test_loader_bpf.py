@@ -26,7 +26,7 @@ class Kernel:
         self.calls: list[int] = []
         monkeypatch.setattr(bpf, "_syscall", self)
 
-    def __call__(self, number: int, cmd: int, attr: object, size: int) -> int:
+    def __call__(self, number: int, cmd: int, attr: int, size: int, *rest: int) -> int:
         self.calls.append(cmd)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer < 0:
