@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pylsm.asm.errors import OperandError
 from pylsm.light import TYPE_CHECKING, IntEnum
 
 if TYPE_CHECKING:
@@ -94,6 +93,8 @@ class MapSpec:
         flags: int = 0,
     ) -> None:
         if not name or not name.isascii() or not all(c.isalnum() or c in "_." for c in name):
+            from pylsm.asm.errors import OperandError
+
             raise OperandError(f"map name {name!r}: letters, digits, '_' and '.' are allowed")
         self.name = name
         self.type = type

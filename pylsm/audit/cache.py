@@ -2,7 +2,7 @@
 
 An image is believed only if nobody else can have written it: the directory belongs to this user or to root, is no link
 and nobody else may write to it; so does the file. It is used only for the kernel it was prepared on (its build id), by
-the very source files that it was prepared from (their sizes and times), for the same machine and the same request: all
+the very source files that it was prepared from (`stamp`), for the same machine and the same request: all
 of that is in its key. What does not fit is ignored, and prepared again.
 
 The directory is ``/var/cache/pylsm`` for root, ``~/.cache/pylsm`` for others, or what PYLSM_CACHE says: a path, or
@@ -175,12 +175,20 @@ def kernel_build_id(path: str = _NOTES) -> bytes:
 
 
 def stamp() -> str:
-    """The state of the source files that images are prepared from: each one's name, size and time of change; of the
-    archive instead, where pylsm runs from one."""
+    """The state of the source files that images are prepared from.
+
+    Where pylsm is installed, files change by being replaced, which their directory's ctime shows. In a checkout they
+    are edited: each one's size and time. Where pylsm runs from an archive: the archive's.
+    """
     root = os.path.dirname(pylsm.__file__)
     rows = []
     try:
+        checkout = os.path.exists(f"{root}/../pyproject.toml")
         for package in _PACKAGES:
+            if not checkout:
+                found = os.stat(f"{root}/{package}")
+                rows.append(f"{package} {found.st_dev} {found.st_ino} {found.st_ctime_ns}")
+                continue
             with os.scandir(f"{root}/{package}") as entries:
                 for entry in entries:
                     if entry.name.endswith(".py"):
@@ -192,4 +200,4 @@ def stamp() -> str:
             archive = os.path.dirname(archive)
         found = os.stat(archive)
         return f"{archive} {found.st_size} {found.st_mtime_ns}"
-    return "\n".join(sorted(rows))
+    return "\n".join([root, *sorted(rows)])

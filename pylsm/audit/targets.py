@@ -7,10 +7,12 @@ container counts differently: see `pylsm.audit.pidns`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 
 from pylsm.errors import PylsmError
-from pylsm.light import NamedTuple
+from pylsm.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "NoSuchProcess",
@@ -81,18 +83,59 @@ def lives(pid: int) -> bool:
 
 
 def descendants(roots: Iterable[int]) -> set[int]:
-    """The pids of ``roots`` and of all their descendants that live now."""
-    children: dict[int, list[int]] = {}
-    for pid, parent in _parents():
-        children.setdefault(parent, []).append(pid)
+    """The pids of ``roots`` and of all their descendants that live now.
+
+    One that gets another parent just then may be missing; to be sure, look again.
+    """
+    roots = list(roots)
+    before = _turnover()
+    try:
+        found = _reached(roots, _children)
+    except OSError:  # no such list (CONFIG_PROC_CHILDREN), or one of them ended
+        found = None
+    # proc(5): the lists of children are whole only while no child ends. Then all processes are asked for their parents.
+    if found is None or _turnover() != before:
+        children: dict[int, list[int]] = {}
+        for pid, parent in _parents():
+            children.setdefault(parent, []).append(pid)
+        found = _reached(roots, lambda pid: children.get(pid, ()))
+    return found
+
+
+def _reached(roots: list[int], children: Callable[[int], Iterable[int]]) -> set[int]:
     found: set[int] = set()
-    work = list(roots)
+    work = roots[:]
     while work:
         pid = work.pop()
         if pid not in found:
             found.add(pid)
-            work.extend(children.get(pid, ()))
+            work.extend(children(pid))
     return found
+
+
+def _turnover() -> bytes:
+    """Changes whenever a process or a thread is started, or is gone: their number, and the latest pid (proc(5))."""
+    *_, tasks, latest = _contents("/proc/loadavg").split()
+    return tasks.partition(b"/")[2] + b" " + latest
+
+
+def _children(pid: int) -> list[int]:
+    """The children of a process that live, as the kernel lists those of each of its threads."""
+    threads = os.listdir(f"/proc/{pid}/task")
+    listed = b" ".join(_contents(f"/proc/{pid}/task/{thread}/children") for thread in threads)
+    return [child for child in map(int, listed.split()) if lives(child)]
+
+
+def _contents(path: str) -> bytes:
+    """A file of /proc, in fewer calls than `open` needs."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
 
 
 def _parents() -> Iterator[tuple[int, int]]:
@@ -101,8 +144,7 @@ def _parents() -> Iterator[tuple[int, int]]:
         if not entry.isdigit():
             continue
         try:
-            with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
-                fields = file.read().rpartition(b")")[2].split()
+            fields = _contents(f"/proc/{entry}/stat").rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if len(fields) > _THREADS and (fields[0] not in (b"Z", b"X") or int(fields[_THREADS]) > 1):
@@ -111,10 +153,10 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 def _read(pid: int) -> Process | None:
     try:
-        with open(f"/proc/{pid}/status", "rb") as status:
-            fields = dict(line.split(b":", 1) for line in status.read().splitlines() if b":" in line)
+        status = _contents(f"/proc/{pid}/status")
     except (FileNotFoundError, ProcessLookupError):
         return None
+    fields = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
     # A zombie can do nothing any more, unless only its first thread has ended.
     if fields[b"State"].split()[0] in (b"Z", b"X") and int(fields[b"Threads"]) <= 1:
         return None

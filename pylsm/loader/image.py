@@ -4,7 +4,7 @@ An `Image` holds instructions, ids of kernel types and BTF as bytes. It knows no
 it makes of every image in the same way, whether it was just prepared (`pylsm.loader.prepare`) or comes from a file
 (`pylsm.loader.cache`). The encoding is little-endian, the contents are for one kernel::
 
-    magic "PYLSMIMG", sha256 of all that follows
+    magic "PYLSMIMG", a hash of all that follows (`importlib.util.source_hash`: damage is seen, intent is not)
     key                         what the image was prepared from and for, see `pylsm.loader.cache`
     u32 maps, each:             name, 7 u32 (type, key, value, entries, flags, ids of key and value), BTF
     u32 programs, each:         name, section, license, refusal, u32 id of the attach point, instructions,
@@ -15,6 +15,7 @@ Names and blobs are a u32 length and their bytes.
 
 from __future__ import annotations
 
+from importlib.util import source_hash  # there already, under python -m
 from struct import Struct, error
 
 from pylsm.errors import PylsmError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Image", "ImageError", "MapImage", "MapTypes", "ProgramImage", "ProgramTypes"]
 
 MAGIC = b"PYLSMIMG"
-_DIGEST = 32
+_DIGEST = 8
 _U32 = Struct("<I")
 _MAP = Struct("<7I")
 _REFERENCE = Struct("<II")
@@ -111,7 +112,7 @@ class Image(NamedTuple):
             out += (_REFERENCE.pack(slot, names.index(name)) for slot, name in program.references)
             out += map_(_blob, program.types or (b"", b"", b""))
         body = b"".join(out)
-        return MAGIC + _sha256(body) + body
+        return MAGIC + source_hash(body) + body
 
     @classmethod
     def decode(cls, data: bytes, key: bytes = b"") -> Image:
@@ -123,7 +124,7 @@ class Image(NamedTuple):
         begin = len(MAGIC) + _DIGEST
         if data[: len(MAGIC)] != MAGIC:
             raise ImageError("it is no image")
-        if _sha256(data[begin:]) != data[len(MAGIC) : begin]:
+        if source_hash(data[begin:]) != data[len(MAGIC) : begin]:
             raise ImageError("it is damaged")
         try:
             return _decode(_Reader(data, begin), key)
@@ -132,18 +133,6 @@ class Image(NamedTuple):
 
 
 map_ = map  # the fields above are called so too
-
-
-def _sha256(data: bytes) -> bytes:
-    # hashlib loads OpenSSL, which takes longer than all of pylsm.
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # Python 3.12
-    except ImportError:
-        try:
-            from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            from hashlib import sha256
-    return bytes(sha256(data).digest())
 
 
 def _blob(data: bytes) -> bytes:

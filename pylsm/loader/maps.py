@@ -64,8 +64,8 @@ def possible_cpus() -> int:
     """
     global _possible_cpus
     if not _possible_cpus:
-        with open("/sys/devices/system/cpu/possible", encoding="ascii") as file:
-            ranges = [part.split("-") for part in file.read().strip().split(",")]
+        with open("/sys/devices/system/cpu/possible", "rb", buffering=0) as file:  # no text: that imports a codec
+            ranges = [part.split(b"-") for part in file.read().strip().split(b",")]
         _possible_cpus = sum(int(part[-1]) - int(part[0]) + 1 for part in ranges)
     return _possible_cpus
 

@@ -81,7 +81,7 @@ def test_any_bytes_with_a_true_digest_are_an_image_or_refused(body: bytes, data:
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     body = bytes(changed)
     try:
-        found = Image.decode(MAGIC + module._sha256(body) + body)
+        found = Image.decode(MAGIC + module.source_hash(body) + body)
     except ImageError:
         return
     for program in found.programs:
@@ -119,19 +119,37 @@ def test_a_changed_source_file_makes_an_image_stale(folder: str, image: Image, m
     assert Cache(folder).load("x", ()) is None
 
 
-def test_the_stamp_follows_every_source_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A package of source files like pylsm's."""
+    root = tmp_path / "pylsm"
     for package in ("asm", "audit/programs", "btf", "loader"):
-        (tmp_path / package).mkdir(parents=True)
-        (tmp_path / package / "a.py").write_text("x = 1")
-    (tmp_path / "__init__.py").touch()
-    monkeypatch.setattr("pylsm.__file__", str(tmp_path / "__init__.py"))
+        (root / package).mkdir(parents=True)
+        (root / package / "a.py").write_text("x = 1")
+    (root / "__init__.py").touch()
+    monkeypatch.setattr("pylsm.__file__", str(root / "__init__.py"))
+    return root
+
+
+def test_the_stamp_of_a_checkout_follows_every_source_file(root: Path) -> None:
+    (root.parent / "pyproject.toml").touch()
     seen = {stamp()}
     for change in ("asm/a.py", "audit/programs/a.py", "loader/b.py"):
-        (tmp_path / change).write_text("x = 22")
+        (root / change).write_text("x = 22")
         seen.add(stamp())
-    os.utime(tmp_path / "btf" / "a.py", ns=(1, 1))
+    os.utime(root / "btf" / "a.py", ns=(1, 1))
     seen.add(stamp())
     assert len(seen) == 5
+
+
+def test_the_stamp_of_what_is_installed_follows_every_file_that_is_replaced(root: Path, tmp_path: Path) -> None:
+    seen = {stamp()}
+    for change in ("asm/a.py", "audit/programs/a.py", "loader/b.py"):
+        (tmp_path / "new").write_text("x = 1")
+        os.utime(tmp_path / "new", ns=(1, 1))
+        os.replace(tmp_path / "new", root / change)
+        seen.add(stamp())
+    assert len(seen) == 4 and stamp() in seen
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,57 @@ def test_descendants_are_children_of_children_too(family: tuple[int, int]) -> No
     assert targets.descendants([grandchild]) == {grandchild}
 
 
+def test_where_the_kernel_lists_no_children_all_processes_are_looked_at(
+    family: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(pid: int) -> list[int]:
+        raise FileNotFoundError
+
+    by_lists = targets.descendants([family[0]])
+    monkeypatch.setattr(targets, "_children", missing)
+    assert targets.descendants([family[0]]) == by_lists == set(family)
+
+
+def test_lists_that_changed_while_they_were_read_are_not_believed(
+    family: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disturbed(pid: int) -> list[int]:
+        subprocess.run(["true"])
+        return []
+
+    monkeypatch.setattr(targets, "_children", disturbed)
+    assert targets.descendants([family[0]]) == set(family)
+
+
+def test_children_of_every_thread_are_found_and_zombies_are_not() -> None:
+    code = """
+import os, sys, threading
+def start():
+    pid = os.fork()
+    if not pid:
+        sys.stdin.read()
+        os._exit(0)
+    children.append(pid)
+    done.wait()
+children, done = [], threading.Event()
+thread = threading.Thread(target=start)
+thread.start()
+while not children: pass
+zombie = os.fork()
+if not zombie:
+    os._exit(0)
+os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+print(children[0], flush=True)
+sys.stdin.read()
+done.set()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdin
+        child = int(process.stdout.readline())
+        assert targets.descendants([process.pid]) == {process.pid, child}
+        process.stdin.close()
+
+
 @pytest.mark.parametrize("name", [b"plain", b"with space", b"a\nState:\tZ", b"back\\slash", b"\xff\x1b[", b"PPid:\t1"])
 def test_names_that_processes_give_themselves(name: bytes) -> None:
     """/proc/PID/status holds them in the middle of the other fields."""
