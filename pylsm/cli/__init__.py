@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from errno import EMFILE, ENFILE
@@ -36,6 +37,8 @@ _COMMANDS = {
     "btf": "btf",
     "print": "print",
 }
+#: Those that start an audit and follow it.
+_FOLLOWING = ("run", "attach")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _hold_standard_descriptors()
-    arguments = sys.argv[1:] if arguments is None else arguments
+    # What a start makes is there to stay: looking for garbage in it finds none. `Follower.run` looks for its own.
+    gc.disable()
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    finally:
+        gc.enable()
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         options: Any = _declared(arguments).read(arguments)
         if options is None:
@@ -61,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from pylsm.cli.config import read
 
             options = read(parser_for(()), arguments)
+        if options.command_name not in _FOLLOWING:
+            gc.enable()
         return int(options.handler(options))
     except PylsmError as error:
         complain(error)

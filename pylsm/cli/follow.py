@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import time
@@ -98,6 +99,8 @@ class Follower:
         Raises:
             SinkError: output cannot be written.
         """
+        gc.freeze()
+        gc.enable()
         poll = select.poll()
         poll.register(self._audit.fileno(), select.POLLIN)
         poll.register(self._signals.fileno(), select.POLLIN)
