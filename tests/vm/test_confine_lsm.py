@@ -64,7 +64,7 @@ def test_what_is_missing_is_named(missing: str, directory: Path) -> None:
 
 
 def test_attach_with_as_little_as_it_needs(directory: Path) -> None:
-    with subprocess.Popen(["sleep", "5"]) as sleeper:
+    with subprocess.Popen(["sleep", "20"]) as sleeper:
         done = with_capabilities(LEAST, directory, "attach", "-p", str(sleeper.pid), "-o", "out")
     assert done.returncode == 0, done.stderr
     assert "all traced processes have ended" in done.stderr
