@@ -16,7 +16,7 @@ pytest.register_assert_rewrite("cases")
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
-from cases.lab import BACKENDS, Lab  # noqa: E402
+from cases.lab import BACKENDS, CONNECTS_AND_OPENS, Lab  # noqa: E402
 
 from pylsm.audit.session import Audit  # noqa: E402
 
@@ -57,7 +57,7 @@ def source() -> str:
 
 @pytest.fixture(scope="session")
 def shared_audit(source: str) -> Iterator[Audit]:
-    with Audit(source=source, events=("connect", "open")) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS) as audit:
         yield audit
 
 

@@ -17,13 +17,40 @@ from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from pylsm.audit.records import (
+    ACT,
     CONNECT,
+    EXEC,
+    EXIT,
     FILE_OPEN,
+    FLAG_ARGUMENTS,
     FLAG_BASENAME,
+    FLAG_DIRECTORY,
+    FLAG_FASTOPEN,
+    FLAG_REQUESTED,
     FLAG_TRUNCATED,
     FLAG_UNLINKED,
+    FORK,
+    KIND_BIND,
+    KIND_BPF,
+    KIND_CHMOD,
     KIND_CONNECT,
+    KIND_EXEC,
+    KIND_EXIT,
+    KIND_FORK,
+    KIND_KILL,
+    KIND_LISTEN,
+    KIND_MKDIR,
+    KIND_MMAP,
+    KIND_MODULE,
+    KIND_MOUNT,
     KIND_OPEN,
+    KIND_PTRACE,
+    KIND_RENAME,
+    KIND_SENDTO,
+    KIND_UNLINK,
+    LISTEN,
+    PLACE,
+    SENDTO,
     SOURCE_LSM,
 )
 from pylsm.errors import PylsmError
@@ -35,10 +62,48 @@ if TYPE_CHECKING:
 
     _E = TypeVar("_E", bound="Event")
 
-__all__ = ["COMMON", "DEFAULT", "KINDS", "Connect", "Event", "Field", "FileOpen", "choose"]
+__all__ = [
+    "COMMON",
+    "DEFAULT",
+    "KINDS",
+    "Bind",
+    "Bpf",
+    "Chmod",
+    "Connect",
+    "Destination",
+    "Event",
+    "Exec",
+    "Exit",
+    "Field",
+    "FileOpen",
+    "Fork",
+    "Kill",
+    "Listen",
+    "Mkdir",
+    "Mmap",
+    "Module",
+    "Mount",
+    "Ptrace",
+    "Rename",
+    "Sendto",
+    "Unlink",
+    "choose",
+]
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
 MODES = ("-", "r", "w", "rw")  # by FMODE_READ (1) and FMODE_WRITE (2)
+#: include/uapi/linux/in.h
+PROTOCOLS = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+    255: "raw",
+    262: "mptcp",
+}
 MINOR_BITS = 20  # the kernel's own dev_t: major << 20 | minor (include/linux/kdev_t.h)
 _U32 = (1 << 32) - 1
 
@@ -77,9 +142,24 @@ _inode, _device, _open_flags, _granted, _mnt_ns = (
     _reader(FILE_OPEN, name) for name in ("inode", "device", "open_flags", "granted", "mnt_ns")
 )
 _family = _reader(CONNECT, "family")
+_protocol = _reader(SENDTO, "protocol")
+_exec_ppid, _exec_euid, _exec_cgroup, _exec_mnt_ns, _exec_net_ns = (
+    _reader(EXEC, name) for name in ("ppid", "euid", "cgroup", "mnt_ns", "net_ns")
+)
+_exec_sizes = tuple(_reader(EXEC, name) for name in ("path_size", "name_size", "interpreter_size"))
+_exit_code, _exit_began = _reader(EXIT, "code"), _reader(EXIT, "began")
+_fork_child, _fork_parent = _reader(FORK, "child"), _reader(FORK, "parent")
+_listen_port, _listen_backlog = _reader(LISTEN, "port"), _reader(LISTEN, "backlog")
+_act_target, _act_number = _reader(ACT, "target"), _reader(ACT, "number")
+_place_value = _reader(PLACE, "value")
+_place_sizes = tuple(_reader(PLACE, name) for name in ("path_size", "second_size", "third_size"))
 _COMM = slice(FILE_OPEN.field("comm")[0], sum(FILE_OPEN.field("comm")))
 _PORT = slice(CONNECT.field("port")[0], sum(CONNECT.field("port")))
 _ADDRESS = slice(CONNECT.field("address")[0], sum(CONNECT.field("address")))
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 32) if number >> 31 else number
 
 
 class Event:
@@ -202,20 +282,15 @@ class Event:
         return f"{type(self).__name__}(pid={self.pid}, comm={self.comm!r}{shown})"
 
 
-class Connect(Event):
-    """An attempt to connect a socket, whatever became of it."""
+class Destination(Event):
+    """What goes to an address of the internet."""
 
     __slots__ = ()
 
-    name = "connect"
-    kind = KIND_CONNECT
-    layout = CONNECT
-    programs = ("socket_connect", "sys_enter")
-    default = True
-    summary = "an attempt to connect a socket over IPv4 or IPv6, whatever becomes of it, with the address as given"
-    flag_names = ("v4mapped",)
-    line = (("dst", "dst"), ("flags", "flags"))
-    fields = (
+    layout: ClassVar[Record] = CONNECT
+    flag_names: ClassVar[tuple[str, ...]] = ("v4mapped",)
+    line: ClassVar[tuple[tuple[str, str], ...]] = (("dst", "dst"), ("flags", "flags"))
+    fields: ClassVar[tuple[Field, ...]] = (
         _field("dst_ip", "destination"),
         _field("dport", "its port", attrgetter("port")),
         _field("family", '`"ipv4"` or `"ipv6"`, as the address said', attrgetter("family_name")),
@@ -263,6 +338,18 @@ class Connect(Event):
         """Destination and port: "192.0.2.1:443", "[2001:db8::1]:443"."""
         host = self.dst_ip
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+class Connect(Destination):
+    """An attempt to connect a socket, whatever became of it."""
+
+    __slots__ = ()
+
+    name = "connect"
+    kind = KIND_CONNECT
+    programs = ("socket_connect", "sys_enter")
+    default = True
+    summary = "an attempt to connect a socket over IPv4 or IPv6, whatever becomes of it, with the address as given"
 
 
 class FileOpen(Event):
@@ -347,6 +434,542 @@ class FileOpen(Event):
         return _mnt_ns(self.record)
 
 
+class Sendto(Destination):
+    """A message to a destination that its socket is not connected to."""
+
+    __slots__ = ()
+
+    name = "sendto"
+    kind = KIND_SENDTO
+    layout = SENDTO
+    programs = ("socket_sendmsg", "sys_enter_send")
+    default = True
+    summary = (
+        "a message to an address over a socket that need not be connected (UDP, raw, SCTP), each destination once per "
+        "process incarnation; and each TCP Fast Open, which is a connect"
+    )
+    flag_names = ("v4mapped", "fastopen")
+    line = (("dst", "dst"), ("protocol", "protocol_name"), ("flags", "flags"))
+    fields = (
+        *Destination.fields,
+        _field("protocol", 'the socket\'s: `"udp"`, `"icmp"` …, or its number as text', attrgetter("protocol_name")),
+        _field("fastopen", "the message opens a TCP connection (MSG_FASTOPEN)"),
+    )
+
+    @property
+    def protocol(self) -> int:
+        """IPPROTO_* of the socket."""
+        return _protocol(self.record)
+
+    @property
+    def protocol_name(self) -> str:
+        """`protocol` by name where it has one here."""
+        return PROTOCOLS.get(self.protocol, str(self.protocol))
+
+    @property
+    def fastopen(self) -> bool:
+        """The message opens a TCP connection."""
+        return bool(_flags(self.record) & FLAG_FASTOPEN)
+
+
+class Exec(Event):
+    """A program executed, successfully."""
+
+    __slots__ = ()
+
+    name = "exec"
+    kind = KIND_EXEC
+    layout = EXEC
+    programs = ("exec",)
+    default = True
+    summary = "a program executed: the process runs it now"
+    flag_names = ("truncated", "arguments_missing")
+    line = (("ppid", "ppid"), ("argv", "argv"), ("interpreter", "interpreter"), ("flags", "flags"), ("path", "path"))
+    fields = (
+        _field("path", "the program, as the process's root sees it; of a script: as it was named to execve"),
+        _field("argv", "its arguments, from 0 on"),
+        _field("interpreter", "of a script, as its first line has it; null for other programs"),
+        _field("exe", "what the process runs now, as /proc/PID/exe has it: `path`, or the interpreter of a script"),
+        _field("ppid", "the parent process, in the initial pid namespace"),
+        _field("euid", "effective uid: another than `uid` for a set-uid program"),
+        _field("cgroup_id", "id of its cgroup (v2)"),
+        _field("mnt_ns", "its mount namespace: the inode of /proc/PID/ns/mnt"),
+        _field("net_ns", "its network namespace: the inode of /proc/PID/ns/net"),
+        _field("truncated", "the front of `exe` is missing"),
+        _field(
+            "arguments_missing", "not all arguments are there: more than 4096 bytes of them, or they could not be read"
+        ),
+    )
+
+    def _part(self, index: int) -> bytes:
+        """A part of the tail: path, name of a script, its interpreter, arguments."""
+        sizes = [size(self.record) for size in _exec_sizes]
+        begin = EXEC.size + sum(sizes[:index])
+        return self.record[begin : begin + sizes[index]] if index < len(sizes) else self.record[begin:]
+
+    @property
+    def exe(self) -> bytes:
+        """The file that the process runs, any bytes but NUL."""
+        return self._part(0).partition(b"\0")[0]
+
+    @property
+    def path(self) -> bytes:
+        """The program; of a script: as it was named to execve."""
+        return self._part(1).partition(b"\0")[0] or self.exe
+
+    @property
+    def interpreter(self) -> bytes | None:
+        """Of a script, as its first line has it."""
+        return self._part(2).partition(b"\0")[0] or None
+
+    @property
+    def argv(self) -> tuple[bytes, ...]:
+        """Its arguments."""
+        arguments = self._part(3)
+        return tuple(arguments.removesuffix(b"\0").split(b"\0")) if arguments else ()
+
+    @property
+    def ppid(self) -> int:
+        """The parent process, in the initial pid namespace."""
+        return _exec_ppid(self.record)
+
+    @property
+    def euid(self) -> int:
+        """The effective uid, in the initial user namespace."""
+        return _exec_euid(self.record)
+
+    @property
+    def cgroup_id(self) -> int:
+        """Id of its cgroup (v2)."""
+        return _exec_cgroup(self.record)
+
+    @property
+    def mnt_ns(self) -> int:
+        """Its mount namespace."""
+        return _exec_mnt_ns(self.record)
+
+    @property
+    def net_ns(self) -> int:
+        """Its network namespace."""
+        return _exec_net_ns(self.record)
+
+    @property
+    def truncated(self) -> bool:
+        """The front of ``exe`` is missing."""
+        return bool(_flags(self.record) & (FLAG_TRUNCATED | FLAG_BASENAME))
+
+    @property
+    def arguments_missing(self) -> bool:
+        """Not all arguments are there."""
+        return bool(_flags(self.record) & FLAG_ARGUMENTS)
+
+
+class Exit(Event):
+    """The end of a process: of the last of its threads."""
+
+    __slots__ = ()
+
+    name = "exit"
+    kind = KIND_EXIT
+    layout = EXIT
+    programs = ("exit",)
+    default = True
+    summary = "the end of a process, of its last thread"
+    flag_names = ("core_dumped",)
+    line = (("status", "status"), ("signal", "signal"), ("duration_ns", "duration_ns"), ("flags", "flags"))
+    fields = (
+        _field("status", "its exit status; null when a signal ended it"),
+        _field("signal", "number of the signal that ended it, or null"),
+        _field("duration_ns", "from its beginning (fork) on, in nanoseconds"),
+        _field("core_dumped", "a core was dumped"),
+    )
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, None when a signal ended it."""
+        code = _exit_code(self.record)
+        return None if code & 0x7F else code >> 8 & 0xFF
+
+    @property
+    def signal(self) -> int | None:
+        """Number of the signal that ended it."""
+        return _exit_code(self.record) & 0x7F or None
+
+    @property
+    def core_dumped(self) -> bool:
+        """A core was dumped."""
+        return bool(_exit_code(self.record) & 0x80)
+
+    @property
+    def duration_ns(self) -> int:
+        """From its beginning on, in nanoseconds."""
+        return _time(self.record) - _exit_began(self.record)
+
+
+class Fork(Event):
+    """A process made by another."""
+
+    __slots__ = ()
+
+    name = "fork"
+    kind = KIND_FORK
+    layout = FORK
+    programs = ("fork",)
+    summary = "a process made by another (fork, vfork, clone), before it runs; threads are none"
+    line = (("child_pid", "child_pid"), ("child_ppid", "other_parent"))
+    fields = (
+        _field("child_pid", "the new process, in the initial pid namespace"),
+        _field("child_ppid", "its parent: `pid`, or the parent of that (CLONE_PARENT)"),
+    )
+
+    @property
+    def child_pid(self) -> int:
+        """The new process, in the initial pid namespace."""
+        return _fork_child(self.record)
+
+    @property
+    def child_ppid(self) -> int:
+        """Its parent."""
+        return _fork_parent(self.record)
+
+    @property
+    def other_parent(self) -> int | None:
+        """Its parent, where that is not `pid`."""
+        return self.child_ppid if self.child_ppid != self.pid else None
+
+
+class Bind(Destination):
+    """An attempt to bind a socket to an address of its own."""
+
+    __slots__ = ()
+
+    name = "bind"
+    kind = KIND_BIND
+    programs = ("socket_bind", "sys_enter_bind")
+    summary = "an attempt to bind a socket to an address of its own over IPv4 or IPv6"
+    line = (("src", "dst"), ("flags", "flags"))
+    fields = (
+        _field("src_ip", "the address", attrgetter("dst_ip")),
+        _field("sport", "its port; 0: the kernel chooses one", attrgetter("port")),
+        _field("family", '`"ipv4"` or `"ipv6"`, as the address said', attrgetter("family_name")),
+        _field("v4mapped", "the address was `::ffff:a.b.c.d`; `src_ip` is the IPv4 address"),
+    )
+
+
+class Listen(Destination):
+    """A socket that is to be connected to."""
+
+    __slots__ = ()
+
+    name = "listen"
+    kind = KIND_LISTEN
+    layout = LISTEN
+    programs = ("socket_listen", "sys_enter_listen")
+    summary = "a socket of IPv4 or IPv6 that is to be connected to"
+    line = (("src", "dst"), ("backlog", "backlog"), ("flags", "flags"))
+    fields = (
+        _field("src_ip", "the address that it is bound to; of all zeros: any", attrgetter("dst_ip")),
+        _field("sport", "its port; 0: the kernel chooses one", attrgetter("port")),
+        _field("family", '`"ipv4"` or `"ipv6"`: the socket\'s', attrgetter("family_name")),
+        _field("backlog", "how many connections may wait"),
+    )
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return _listen_port(self.record)
+
+    @property
+    def backlog(self) -> int:
+        """How many connections may wait."""
+        return _signed(_listen_backlog(self.record))
+
+
+class _Place(Event):
+    """What is done to a place in the tree of files."""
+
+    __slots__ = ()
+
+    layout: ClassVar[Record] = PLACE
+
+    def _part(self, index: int) -> bytes:
+        sizes = [size(self.record) for size in _place_sizes[: index + 1]]
+        begin = PLACE.size + sum(sizes[:index])
+        return self.record[begin : begin + sizes[index]].partition(b"\0")[0]
+
+    @property
+    def path(self) -> bytes:
+        """The path as the process's root sees it."""
+        return self._part(0)
+
+    @property
+    def truncated(self) -> bool:
+        """The front of a path is missing."""
+        return bool(_flags(self.record) & (FLAG_TRUNCATED | FLAG_BASENAME))
+
+
+_PATH = _field("path", "as the process's root sees it")
+_TRUNCATED = _field("truncated", "the front of a path is missing")
+
+
+class Unlink(_Place):
+    """A name removed, or a directory."""
+
+    __slots__ = ()
+
+    name = "unlink"
+    kind = KIND_UNLINK
+    programs = ("path_unlink", "path_rmdir")
+    summary = "an attempt to remove a name of a file, or a directory"
+    flag_names = ("truncated", "directory")
+    line = (("flags", "flags"), ("path", "path"))
+    fields = (
+        _PATH,
+        _field("directory", "it is a directory"),
+        _TRUNCATED,
+    )
+
+    @property
+    def directory(self) -> bool:
+        """It is a directory."""
+        return bool(_flags(self.record) & FLAG_DIRECTORY)
+
+
+class Rename(_Place):
+    """A name changed to another."""
+
+    __slots__ = ()
+
+    name = "rename"
+    kind = KIND_RENAME
+    programs = ("path_rename",)
+    summary = "an attempt to rename or move a file"
+    flag_names = ("truncated",)
+    line = (("new_path", "new_path"), ("flags", "flags"), ("path", "path"))
+    fields = (
+        _PATH,
+        _field("new_path", "its new name"),
+        _TRUNCATED,
+    )
+
+    @property
+    def new_path(self) -> bytes:
+        """Its new name."""
+        return self._part(1)
+
+
+class Mkdir(_Place):
+    """A directory made."""
+
+    __slots__ = ()
+
+    name = "mkdir"
+    kind = KIND_MKDIR
+    programs = ("path_mkdir",)
+    summary = "an attempt to make a directory"
+    flag_names = ("truncated",)
+    line = (("permissions", "permissions"), ("flags", "flags"), ("path", "path"))
+    fields = (
+        _PATH,
+        _field("permissions", "as asked for less the umask, in octal, as text"),
+        _TRUNCATED,
+    )
+
+    @property
+    def permissions(self) -> str:
+        """Its permissions in octal."""
+        return f"{_place_value(self.record):04o}"
+
+
+class Chmod(_Place):
+    """Permissions changed."""
+
+    __slots__ = ()
+
+    name = "chmod"
+    kind = KIND_CHMOD
+    programs = ("path_chmod",)
+    summary = "an attempt to change the permissions of a file"
+    flag_names = ("truncated",)
+    line = (("permissions", "permissions"), ("flags", "flags"), ("path", "path"))
+    fields = (
+        _PATH,
+        _field("permissions", "the new ones, in octal, as text"),
+        _TRUNCATED,
+    )
+
+    @property
+    def permissions(self) -> str:
+        """The new ones in octal."""
+        return f"{_place_value(self.record):04o}"
+
+
+class Mmap(_Place):
+    """Memory mapped that can be executed."""
+
+    __slots__ = ()
+
+    name = "mmap"
+    kind = KIND_MMAP
+    programs = ("mmap_file",)
+    summary = "memory mapped that can be executed: of a file, or of none"
+    flag_names = ("truncated",)
+    line = (("protection", "protection"), ("flags", "flags"), ("path", "path"))
+    fields = (
+        _PATH,
+        _field("protection", '`"r-x"` or `"rwx"` …'),
+        _TRUNCATED,
+    )
+
+    @property
+    def protection(self) -> str:
+        """PROT_* as letters."""
+        value = _place_value(self.record)
+        return "".join(letter if value & bit else "-" for letter, bit in (("r", 1), ("w", 2), ("x", 4)))
+
+
+class _Act(Event):
+    """What is done to a process, or by a number."""
+
+    __slots__ = ()
+
+    layout: ClassVar[Record] = ACT
+
+    @property
+    def target_pid(self) -> int:
+        """The process that it is done to, in the initial pid namespace."""
+        return _act_target(self.record)
+
+
+_TARGET = _field("target_pid", "the process that it is done to, in the initial pid namespace")
+
+
+class Ptrace(_Act):
+    """An attempt to look into another process."""
+
+    __slots__ = ()
+
+    name = "ptrace"
+    kind = KIND_PTRACE
+    programs = ("ptrace_access_check",)
+    summary = (
+        "an attempt to attach to a process or to its memory (ptrace, /proc/PID/mem, process_vm_readv, pidfd_getfd); to "
+        "read what else /proc has of it is none"
+    )
+    line = (("target_pid", "target_pid"),)
+    fields = (_TARGET,)
+
+
+class Kill(_Act):
+    """A signal sent to a process."""
+
+    __slots__ = ()
+
+    name = "kill"
+    kind = KIND_KILL
+    programs = ("task_kill",)
+    summary = "an attempt to send a signal to a process, itself included; signal 0 asks whether it is there"
+    line = (("target_pid", "target_pid"), ("signal", "signal_number"))
+    fields = (_TARGET, _field("signal_number", "the signal"))
+
+    @property
+    def signal_number(self) -> int:
+        """The signal."""
+        return _act_number(self.record)
+
+
+class Mount(_Place):
+    """A filesystem mounted, or a mount changed or moved."""
+
+    __slots__ = ()
+
+    name = "mount"
+    kind = KIND_MOUNT
+    programs = ("sb_mount", "move_mount")
+    summary = "an attempt to mount a filesystem, or to change or move a mount (mount, move_mount)"
+    flag_names = ("truncated",)
+    line = (
+        ("source", "source"),
+        ("fstype", "fstype"),
+        ("mount_flags", "mount_flags"),
+        ("flags", "flags"),
+        ("path", "path"),
+    )
+    fields = (
+        _PATH,
+        _field("source", "what is mounted, as it was named; empty where nothing was"),
+        _field("fstype", "the filesystem's type; empty where none was named (remount, bind)"),
+        _field("mount_flags", "MS_* flags as a number; 0 for move_mount"),
+        _TRUNCATED,
+    )
+
+    @property
+    def source(self) -> bytes:
+        """What is mounted, as it was named."""
+        return self._part(1)
+
+    @property
+    def fstype(self) -> bytes:
+        """The filesystem's type."""
+        return self._part(2)
+
+    @property
+    def mount_flags(self) -> int:
+        """MS_* flags."""
+        return _place_value(self.record)
+
+
+class Module(_Place):
+    """A kernel module loaded, or asked for."""
+
+    __slots__ = ()
+
+    name = "module"
+    kind = KIND_MODULE
+    programs = ("kernel_module_request", "module_load")
+    summary = "a kernel module loaded by the process, or asked for by the kernel on its behalf"
+    flag_names = ("requested",)
+    line = (("name", "module_name"), ("flags", "flags"))
+    fields = (
+        _field("name", "the module, or the alias that is asked for", attrgetter("module_name")),
+        _field("requested", "it is asked for by the kernel; otherwise the process has loaded it"),
+    )
+
+    @property
+    def module_name(self) -> bytes:
+        """The module, or the alias that is asked for."""
+        return self._part(0)
+
+    @property
+    def requested(self) -> bool:
+        """It is asked for by the kernel."""
+        return bool(_flags(self.record) & FLAG_REQUESTED)
+
+
+class Bpf(_Act):
+    """bpf(2) called."""
+
+    __slots__ = ()
+
+    name = "bpf"
+    kind = KIND_BPF
+    programs = ("bpf", "sys_enter_bpf")
+    summary = "a call of bpf(2)"
+    line = (("command", "command"),)
+    fields = (_field("command", '`"prog_load"` …, or its number as text'),)
+
+    @property
+    def command(self) -> str:
+        """The command, by name where it has one here."""
+        from pylsm.loader.attr import Cmd
+
+        number = _act_number(self.record)
+        try:
+            return Cmd(number).name.lower()
+        except ValueError:
+            return str(number)
+
+
 #: The fields that every event has in JSON.
 COMMON: Final = (
     _field("event", "the kind", attrgetter("name")),
@@ -361,7 +984,26 @@ COMMON: Final = (
 )
 
 #: Every kind of event, in the order in which they are listed.
-KINDS: Final[tuple[type[Event], ...]] = (Connect, FileOpen)
+KINDS: Final[tuple[type[Event], ...]] = (
+    Connect,
+    FileOpen,
+    Sendto,
+    Exec,
+    Exit,
+    Fork,
+    Bind,
+    Listen,
+    Unlink,
+    Rename,
+    Mkdir,
+    Chmod,
+    Mmap,
+    Ptrace,
+    Kill,
+    Mount,
+    Module,
+    Bpf,
+)
 
 #: Names of those that are recorded unless events are chosen.
 DEFAULT: Final = tuple(kind.name for kind in KINDS if kind.default)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pylsm.asm import MapSpec, MapType
-from pylsm.audit.records import COUNTERS, MEMBER, SCRATCH, SEEN_KEY, TGID
+from pylsm.audit.records import COUNTERS, MEMBER, SCRATCH, SEEN_KEY, SENT_KEY, TGID
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["COUNTS", "MARKED", "MARKS", "RING", "SCRATCHES", "SEEN", "TRACED", "WALKERS", "table_of"]
+__all__ = ["COUNTS", "MARKED", "MARKS", "RING", "SCRATCHES", "SEEN", "SENT", "TRACED", "WALKERS", "again", "table_of"]
 
 _NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, include/uapi/linux/bpf.h: a storage map has to have it
 
@@ -24,6 +24,8 @@ MARKED: Final = MapSpec("pylsm_marked", MapType.ARRAY, key=4, value=4, max_entri
 RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
 #: Opens already recorded; the least recently used one makes room.
 SEEN: Final = MapSpec("pylsm_seen", MapType.LRU_HASH, key=SEEN_KEY, value=4, max_entries=65_536)
+#: Destinations already recorded.
+SENT: Final = MapSpec("pylsm_sent", MapType.LRU_HASH, key=SENT_KEY, value=4, max_entries=16_384)
 #: One entry for each field of COUNTERS, in their order.
 COUNTS: Final = MapSpec("pylsm_counts", MapType.PERCPU_ARRAY, key=4, value=8, max_entries=len(COUNTERS.fields))
 #: One buffer for each program that can be preempted by another on a CPU; a fourth would count as lost.
@@ -35,3 +37,16 @@ WALKERS: Final = MapSpec("pylsm_walkers", MapType.PROG_ARRAY, key=4, value=4, ma
 def table_of(walker: str) -> str:
     """The name of the program array in which the walker of this name is looked for."""
     return WALKERS.name
+
+
+_AGAIN: dict[str, MapSpec] = {}
+
+
+def again(program: str) -> MapSpec:
+    """The program array that holds the program of this name alone, for it to call itself with more to be done.
+
+    The kernel keeps 15 bytes of a map's name, by which a program that is read back is proved.
+    """
+    if program not in _AGAIN:
+        _AGAIN[program] = MapSpec(f"on_{program}", MapType.PROG_ARRAY, key=4, value=4, max_entries=1)
+    return _AGAIN[program]

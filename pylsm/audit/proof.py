@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pylsm.asm import Program
 from pylsm.asm.verify import returns_unchanged, why_no_veto
-from pylsm.audit.maps import WALKERS
+from pylsm.audit.events import KINDS
+from pylsm.audit.maps import WALKERS, again
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TAIL_CALLS", "require_observe_only", "verdict_argument"]
 
-#: Program arrays that the audit fills, with programs that are proved like the others.
-TAIL_CALLS = (WALKERS.name,)
+#: Program arrays that the audit fills, with programs that are proved like the others: walkers, and programs themselves.
+TAIL_CALLS = (WALKERS.name, *(again(name).name for kind in KINDS for name in kind.programs))
 
 
 def require_observe_only(programs: Sequence[Program], kernel: Btf | None = None) -> list[Proof]:

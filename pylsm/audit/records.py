@@ -13,28 +13,76 @@ if TYPE_CHECKING:
     from typing import Final
 
 __all__ = [
+    "ACT",
+    "ARGUMENTS_MOST",
     "CONNECT",
     "COUNTERS",
+    "EXEC",
+    "EXIT",
     "FILE_OPEN",
+    "FLAG_ARGUMENTS",
     "FLAG_BASENAME",
+    "FLAG_DIRECTORY",
+    "FLAG_FASTOPEN",
+    "FLAG_REQUESTED",
     "FLAG_TRUNCATED",
     "FLAG_UNLINKED",
+    "FORK",
+    "INTERPRETER_MOST",
+    "KIND_BIND",
+    "KIND_BPF",
+    "KIND_CHMOD",
     "KIND_CONNECT",
+    "KIND_EXEC",
+    "KIND_EXIT",
+    "KIND_FORK",
+    "KIND_KILL",
+    "KIND_LISTEN",
+    "KIND_MKDIR",
+    "KIND_MMAP",
+    "KIND_MODULE",
+    "KIND_MOUNT",
     "KIND_OPEN",
+    "KIND_PTRACE",
+    "KIND_RENAME",
+    "KIND_SENDTO",
+    "KIND_UNLINK",
+    "LISTEN",
     "MEMBER",
+    "NAME_MOST",
     "OPENED",
     "PATH_MAX",
+    "PLACE",
     "RECENT",
     "SCRATCH",
     "SCRATCH_RECORD",
     "SEEN_KEY",
+    "SENDTO",
+    "SENT_KEY",
     "SOURCE_LSM",
+    "TAIL_MOST",
     "TGID",
 ]
 
 SOURCE_LSM: Final = 8
 KIND_CONNECT: Final = 1
 KIND_OPEN: Final = 2
+KIND_SENDTO: Final = 3
+KIND_EXEC: Final = 4
+KIND_EXIT: Final = 5
+KIND_FORK: Final = 6
+KIND_BIND: Final = 7
+KIND_LISTEN: Final = 8
+KIND_UNLINK: Final = 9
+KIND_RENAME: Final = 10
+KIND_MKDIR: Final = 11
+KIND_CHMOD: Final = 12
+KIND_MMAP: Final = 13
+KIND_PTRACE: Final = 14
+KIND_KILL: Final = 15
+KIND_MOUNT: Final = 16
+KIND_MODULE: Final = 17
+KIND_BPF: Final = 18
 
 #: The path is only the last component: the directories above it could not be read.
 FLAG_BASENAME: Final = 1
@@ -42,6 +90,15 @@ FLAG_BASENAME: Final = 1
 FLAG_TRUNCATED: Final = 2
 #: The file has no name any more: no link, or its directory entry is gone. A path's " (deleted)" can be part of a name.
 FLAG_UNLINKED: Final = 4
+
+#: The message opens a TCP connection (MSG_FASTOPEN).
+FLAG_FASTOPEN: Final = 8
+#: Not all arguments are in the record: there are more, or they could not be read.
+FLAG_ARGUMENTS: Final = 16
+
+#: What is removed is a directory; a module is asked for by the kernel, and not loaded by the process itself.
+FLAG_DIRECTORY: Final = 32
+FLAG_REQUESTED: Final = 64
 
 #: Longest path in a record, its NUL included (include/uapi/linux/limits.h).
 PATH_MAX: Final = 4096
@@ -81,6 +138,79 @@ FILE_OPEN: Final = Record(
     "path" / GreedyBytes,  # as long as it is, with its NUL
 )
 
+SENDTO: Final = Record(
+    "pylsm_sendto",
+    *_HEADER,
+    "family" / Int16un,  # as in CONNECT
+    "port" / Int16ub,
+    "address" / Bytes(16),
+    "protocol" / Int32un,  # IPPROTO_*
+)
+
+#: Most bytes of a program's name as it was given, of its interpreter's (BINPRM_BUF_SIZE), and of its arguments.
+NAME_MOST: Final = 512
+INTERPRETER_MOST: Final = 256
+ARGUMENTS_MOST: Final = 4096
+EXEC: Final = Record(
+    "pylsm_exec",
+    *_HEADER,
+    "ppid" / Int32un,  # the parent's tgid, in the initial pid namespace
+    "cgroup" / Int64un,  # id of the cgroup (v2)
+    "mnt_ns" / Int32un,  # inode numbers of namespaces
+    "net_ns" / Int32un,
+    "euid" / Int32un,
+    # Parts of the tail, each with its NUL, one behind the other; then the arguments, each with its NUL.
+    "path_size" / Int16un,  # of what is executed: for a script, its interpreter
+    "name_size" / Int16un,  # of a script, as it was given; 0 for other programs
+    "interpreter_size" / Int16un,  # as the script has it; 0 for other programs
+    "reserved" / Int16un,
+    "texts" / GreedyBytes,
+)
+
+EXIT: Final = Record(
+    "pylsm_exit",
+    *_HEADER,
+    "code" / Int32un,  # as wait(2) gives it
+    "began" / Int64un,  # CLOCK_BOOTTIME, nanoseconds
+)
+
+LISTEN: Final = Record(
+    "pylsm_listen",
+    *_HEADER,
+    "family" / Int16un,  # as in CONNECT
+    "port" / Int16un,  # 0: the kernel will choose one
+    "address" / Bytes(16),
+    "backlog" / Int32un,
+)
+
+#: What is done to a process, or through a system call that has one number of interest.
+ACT: Final = Record(
+    "pylsm_act",
+    *_HEADER,
+    "target" / Int32un,  # a tgid in the initial pid namespace, or 0
+    "number" / Int32un,  # of a signal, of a command
+)
+
+#: What is done to a place in the tree of files.
+PLACE: Final = Record(
+    "pylsm_place",
+    *_HEADER,
+    "value" / Int32un,  # mode bits, PROT_*, MS_*
+    # Parts of the tail, each with its NUL, one behind the other.
+    "path_size" / Int16un,
+    "second_size" / Int16un,
+    "third_size" / Int16un,
+    "reserved" / Int16un,
+    "texts" / GreedyBytes,
+)
+
+FORK: Final = Record(
+    "pylsm_fork",
+    *_HEADER,
+    "child" / Int32un,  # tgids in the initial pid namespace
+    "parent" / Int32un,  # the child's, which is not this process where that has said so (CLONE_PARENT)
+)
+
 # What a process opens, and how.
 _OPENED = (
     "inode" / Int64un,
@@ -95,6 +225,18 @@ SEEN_KEY: Final = Record(
     "pylsm_seen",
     *_OPENED,
     "who" / Int64un,  # start time in units of 1,024 ns << 22 | tgid, which has no more bits (PID_MAX_LIMIT)
+)
+
+#: Key of the table of destinations already recorded; for who, see SEEN_KEY.
+SENT_KEY: Final = Record(
+    "pylsm_sent",
+    "who" / Int64un,
+    "address" / Bytes(16),
+    "family" / Int16un,
+    "port" / Int16ub,
+    "protocol" / Int32un,
+    "execs" / Int32un,  # self_exec_id
+    "reserved" / Int32un,
 )
 
 #: Per-CPU counters. Each run of a hook increments exactly one of the first six and `filtered`.
@@ -125,6 +267,8 @@ MEMBER: Final = Record(
 # on the same CPU must not write into its buffer. The fields up to `record` are the state of the walk over dentries
 # (pylsm.audit.programs.path), which fills `build` from its end.
 _BUILD = PATH_MAX + 256
+#: The longest tail of a record.
+TAIL_MOST: Final = PATH_MAX + NAME_MOST + INTERPRETER_MOST + ARGUMENTS_MOST
 SCRATCH: Final = Record(
     "pylsm_scratch",
     "owner" / Int32un,  # a tid, 0: free
@@ -137,7 +281,9 @@ SCRATCH: Final = Record(
     "root_mount" / Int64un,
     "start" / Int32un,  # of the text behind the path, in `build`
     "place" / Int32un,  # of the path's first byte so far, in `build`
-    "record" / Bytes(FILE_OPEN.size + PATH_MAX),
+    "phase" / Int32un,  # which of a record's paths is being put together
+    "at" / Int32un,  # how many bytes of the tail are there
+    "record" / Bytes(TAIL_MOST + 256),
     "build" / Bytes(_BUILD),
 )
 SCRATCH_RECORD: Final = SCRATCH.field("record")[0]

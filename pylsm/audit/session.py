@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
-from pylsm.asm.maps import MapType
 from pylsm.audit import maps
 from pylsm.audit.cache import Cache
 from pylsm.audit.decode import Decoder
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pylsm.asm import MapSpec, Program
     from pylsm.audit.pinned import PinnedAudit
     from pylsm.audit.selection import Selection
+    from pylsm.btf import Btf
     from pylsm.loader.image import Image, MapImage
 
 __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
@@ -263,6 +263,9 @@ class Audit:
                     raise
                 continue
             try:
+                for name in opened.programs:
+                    if maps.again(name).name in opened.maps:
+                        self._set(opened, maps.again(name).name, opened, name)
                 if self._pinned is None:
                     opened.attach()
                 else:
@@ -289,7 +292,7 @@ class Audit:
             from pylsm.audit.proof import require_observe_only
 
             walkers = plan.walkers()
-            programs = [*plan.programs(), *walkers]
+            programs = [*plan.programs(self._kernel()), *walkers]
             require_observe_only(programs, self._btf)
             used = {spec.name for program in programs for spec in program.maps}
             loaded = Object(programs, btf=self._btf, reuse={**self._pinned.reuse(programs), **self._own(used)})
@@ -297,7 +300,7 @@ class Audit:
             self._set_walkers(loaded, loaded, [program.name for program in walkers])
             self._tell(loaded)
             return loaded
-        image = self._image(plan, "hooks", plan.programs)
+        image = self._image(plan, "hooks", lambda: plan.programs(self._kernel()))
         loaded = Object(image, reuse=self._own(map.name for map in image.maps))
         self._marks = Marks(loaded.maps, owned=self._owns_family)
         try:
@@ -321,6 +324,17 @@ class Audit:
             loaded.maps[rules.SETTINGS.name].update(bytes(4), rules.SETTING.pack(setting))
         if self._selection is not None:
             self._selection.fill(loaded.maps)
+
+    def _kernel(self) -> Btf | None:
+        """Types by which it is told what this kernel has; None where there are none, or no kind that it may lack."""
+        if set(self.events) <= set(DEFAULT):
+            return None
+        from pylsm.btf import Btf, BtfError
+
+        try:
+            return self._btf or Btf.kernel()
+        except BtfError:
+            return None
 
     def _own(self, used: Iterable[str]) -> dict[str, Map]:
         """Of the maps that are there before any program, those that are used."""
@@ -355,8 +369,8 @@ class Audit:
         return {map.name: map for map in image.maps}
 
     def _add_walkers(self, plan: Plan, loaded: Object) -> None:
-        if all(map.type != MapType.PROG_ARRAY for map in loaded.maps.values()):
-            return  # no program calls any
+        if maps.WALKERS.name not in loaded.maps:
+            return  # no program calls one
         image = self._image(plan, "walkers", plan.walkers)
         names = {map.name for map in image.maps}
         known = {name: map for name, map in loaded.maps.items() if name in names}
@@ -366,7 +380,10 @@ class Audit:
     def _set_walkers(self, loaded: Object, holder: Object, names: Iterable[str]) -> None:
         self._walker_names = set(names)
         for name in self._walker_names:
-            loaded.maps[maps.table_of(name)].update(bytes(4), struct.pack("=I", holder.programs[name].fileno()))
+            self._set(loaded, maps.table_of(name), holder, name)
+
+    def _set(self, loaded: Object, table: str, holder: Object, name: str) -> None:
+        loaded.maps[table].update(bytes(4), struct.pack("=I", holder.programs[name].fileno()))
 
     def _close_walkers(self) -> None:
         walkers, self._walkers = self._walkers, None
@@ -390,7 +407,7 @@ class Audit:
         Raises:
             BlindError: one of them did not come out of the ring.
         """
-        wanted = {kind for kind in (Connect, FileOpen) if kind.name in self.events}
+        wanted = [kind for kind in (Connect, FileOpen) if kind.name in self.events]
         me = initial_tgid()
         # What waits in the ring of an adopted audit makes room, and may be of an earlier process with this number.
         self._backlog = self._drain()
@@ -417,7 +434,7 @@ class Audit:
                     self._tested += 1
                 else:
                     self._backlog.append(event)
-            if seen >= wanted:
+            if seen.issuperset(wanted):
                 return
             left = deadline - time.monotonic()
             if left <= 0 or not self._ring.wait(left):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pylsm.asm import Program
     from pylsm.audit.programs.hooks import Hook
     from pylsm.audit.programs.table import Row
+    from pylsm.btf import Btf
 
 __all__ = ["LACKING", "PLAIN", "SOURCES", "Options", "Plan", "Source", "Variant"]
 
@@ -102,23 +103,64 @@ class Source(NamedTuple):
 
     # The modules of the programs, and the assembler, are imported when programs are made: no start from the cache does.
 
-    def rows(self, events: Sequence[str] = DEFAULT) -> list[Row]:
-        """The rows of the programs that see these kinds of events."""
+    def rows(self, events: Sequence[str] = DEFAULT, kernel: Btf | None = None) -> list[Row]:
+        """The rows of the programs that see these kinds of events.
+
+        Args:
+            kernel: its types: of the kinds that are recorded only when asked for, those are left out that have no place
+                in this kernel to be entered at.
+        """
         from pylsm.audit.programs.table import ROWS
 
-        return [row for row in ROWS if row.event in events and self.name in row.sources]
+        rows = [row for row in ROWS if row.event in events and self.name in row.sources]
+        return [row for row in rows if kernel is None or row.event in DEFAULT or self._has(row, kernel)]
 
-    def programs(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
-        """The programs that see these kinds of events."""
-        return [row.make(self._entered(), variant, options) for row in self.rows(events)]
+    def _has(self, row: Row, kernel: Btf) -> bool:
+        """Whether a kernel has the function, or the tracepoint, that a row's program is entered at."""
+        from pylsm.btf import BtfNotFound, Kind
+
+        hook = self._entered()
+        try:
+            if row.tracepoint or not self.hook:
+                kernel.find(f"btf_trace_{row.hook}", Kind.TYPEDEF)
+            else:
+                kernel.find(f"{'bpf_lsm_' if hook.verdict else hook.function}{row.hook}", Kind.FUNC)
+        except BtfNotFound:
+            return False
+        return True
+
+    def programs(
+        self,
+        variant: Variant,
+        events: Sequence[str] = DEFAULT,
+        options: Options = PLAIN,
+        kernel: Btf | None = None,
+    ) -> list[Program]:
+        """The programs that see these kinds of events; for ``kernel``, see `rows`."""
+        return [row.make(self._entered(), variant, options) for row in self.rows(events, kernel)]
 
     def walkers(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
         """The programs that those call (`maps.table_of` has where they are looked for)."""
         return [row.walker(self._entered(), variant, options) for row in self.rows(events) if row.walker is not None]
 
-    def attached(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
-        """All programs that are attached, in this order."""
-        return [*self.family(variant, options), *self.programs(variant, events, options)]
+    def attached(
+        self,
+        variant: Variant,
+        events: Sequence[str] = DEFAULT,
+        options: Options = PLAIN,
+        kernel: Btf | None = None,
+    ) -> list[Program]:
+        """All programs that are attached, in this order; for ``kernel``, see `rows`."""
+        # What records an exit comes before what takes the process out of the family: programs of a tracepoint run in
+        # the order in which they were attached.
+        rows = self.rows(events)
+        first = [row.event for row in rows if row.hook == "sched_process_exit"]
+        rest = [row.event for row in rows if row.event not in first]
+        return [
+            *self.programs(variant, first, options, kernel),
+            *self.family(variant, options),
+            *self.programs(variant, rest, options, kernel),
+        ]
 
     def all(self, variant: Variant, events: Sequence[str] = DEFAULT, options: Options = PLAIN) -> list[Program]:
         """All programs: those attached, and the walkers that they call."""
@@ -156,9 +198,9 @@ class Plan(NamedTuple):
         """The walker is for paths too long for the kernel's own helper: the hooks are of use before it is there."""
         return self.variant.path == "d_path"
 
-    def programs(self) -> list[Program]:
-        """The programs to be attached, in that order: the family's first."""
-        return self._made_by().attached(self.variant, self.events, self.options)
+    def programs(self, kernel: Btf | None = None) -> list[Program]:
+        """The programs to be attached, in that order; for ``kernel``, see `Source.rows`."""
+        return self._made_by().attached(self.variant, self.events, self.options, kernel)
 
     def walkers(self) -> list[Program]:
         """The programs that those call."""
@@ -176,7 +218,7 @@ _WALK_OLD: Final = Variant("walk-5.10", "walk", False, False)
 _NOT_HOOKED: Final = (
     "opens and connects that fail before the kernel's security hooks (no such file, mode bits)",
     "O_PATH opens (they give no access; re-opening through /proc/self/fd is seen)",
-    "sendto and sendmsg without connect, TCP Fast Open among them",
+    "packets that are made by hand (AF_PACKET)",
 )
 _DENIED: Final = "the verdict of the security modules: what one of them denies is shown like what is allowed"
 
@@ -205,12 +247,12 @@ SOURCES: Final = (
     Source(
         "raw_tracepoint",
         (
-            "io_uring opens and connects",
+            "io_uring",
             "32-bit system calls",
             "files that execve itself opens (the program and its interpreter)",
             "an address changed by another thread while connect reads it, or on a page not yet in memory",
             "opens that fail, O_PATH opens",
-            "sendto and sendmsg without connect, TCP Fast Open among them",
+            "packets that are made by hand (AF_PACKET), messages of a sendmmsg behind its first",
         ),
         (_WALK, _WALK_OLD),
         False,

@@ -34,7 +34,7 @@ def test_run_prints_what_the_command_opens(tmp_path: Path, source: str) -> None:
     assert result.returncode == 0
     lines = result.stdout.splitlines()
     assert "contents" in lines
-    (line,) = [line for line in lines if str(tmp_path) in line]
+    (line,) = [line for line in lines if str(tmp_path) in line and "[LSM] open" in line]
     assert re.fullmatch(rf"\[LSM\] open pid=\d+ comm=cat mode=r path={re.escape(str(path))}", line)
     assert f"source {source}\n" in result.stderr
     assert re.search("not seen by it: |does not see: ", result.stderr)
@@ -111,7 +111,8 @@ def test_attach_ends_with_its_processes(tmp_path: Path) -> None:
             opener.open(tmp_path / "last words")
         status, out, err = running.finish()
     assert status == 0
-    assert out.splitlines()[-1].endswith("/last words")
+    assert [line.split()[1] for line in out.splitlines()[-2:]] == ["open", "exit"]
+    assert out.splitlines()[-2].endswith("/last words")
     assert "all traced processes have ended" in err
 
 
@@ -173,7 +174,11 @@ open("{tmp_path}/by the first", "w")
     target.communicate("\n")
     status, out, _ = running.finish()
     assert status == 0
-    events = {os.path.basename(e["path"]): e for e in map(json.loads, out.splitlines()) if str(tmp_path) in e["path"]}
+    events = {
+        os.path.basename(e["path"]): e
+        for e in map(json.loads, out.splitlines())
+        if e["event"] == "open" and str(tmp_path) in e["path"]
+    }
     assert (events["by a thread"]["pid"], events["by a thread"]["tid"]) == (target.pid, tid)
     assert (events["by the first"]["pid"], events["by the first"]["tid"]) == (target.pid, target.pid)
 

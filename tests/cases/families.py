@@ -11,7 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from cases.lab import CLONE_NEWPID, EXIT, Lab, Worker, checked, eventually, fork_as, forked, libc, look, syscall, touch
+from cases.lab import (
+    CLONE_NEWPID,
+    CONNECTS_AND_OPENS,
+    EXIT,
+    Lab,
+    Worker,
+    checked,
+    eventually,
+    fork_as,
+    forked,
+    libc,
+    look,
+    syscall,
+    touch,
+)
 from pylsm.audit.session import Audit, FamilyFull
 from pylsm.audit.targets import NoSuchProcess
 
@@ -327,7 +341,7 @@ def test_a_running_process_whose_first_thread_has_ended(lab: Lab, tmp_path: Path
 
 
 def test_a_full_family_says_so(source: str, tmp_path: Path) -> None:
-    with Audit(source=source, family_size=1) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS, family_size=1) as audit:
         small = Lab(audit)
 
         def work() -> None:
@@ -354,7 +368,7 @@ def test_a_full_family_says_so(source: str, tmp_path: Path) -> None:
 
 def test_two_audits_do_not_mix(lab: Lab, source: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with Audit(source=source) as other:
+    with Audit(source=source, events=CONNECTS_AND_OPENS) as other:
         mine = lab.run(lambda: look(tmp_path / "file"))
         theirs = Lab(other).run(lambda: look(tmp_path / "file"))
         assert [e.pid for e in mine.events] == [mine.pid]

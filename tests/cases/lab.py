@@ -31,6 +31,8 @@ TRAMPOLINES = X86_64 or kernel_release() >= (6, 4)
 #: The backends that a kernel of tools/vm is known to have, best first.
 BACKENDS = ("lsm", "fentry", "kprobe", "raw_tracepoint") if TRAMPOLINES else ("kprobe", "raw_tracepoint")
 AT_FDCWD = -100
+#: What most tests look at; tests/cases/kinds.py has the others.
+CONNECTS_AND_OPENS = ("connect", "open")
 
 CLONE_NEWNS, CLONE_NEWPID = 0x20000, 0x20000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cases.lab import Lab, deep_directory, look, touch
+from cases.lab import CONNECTS_AND_OPENS, Lab, deep_directory, look, touch
 from pylsm.audit.session import Audit
 
 FILES = 300
@@ -18,7 +18,7 @@ FILES = 300
 @pytest.fixture
 def tight(source: str) -> Iterator[Lab]:
     """An audit with room for some twenty records, which nobody reads while a process works."""
-    with Audit(source=source, ring_bytes=os.sysconf("SC_PAGESIZE")) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS, ring_bytes=os.sysconf("SC_PAGESIZE")) as audit:
         yield Lab(audit)
 
 

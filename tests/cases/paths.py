@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cases.lab import CLONE_NEWNS, MS_BIND, Lab, checked, libc, mount, private_mounts
+from cases.lab import CLONE_NEWNS, CONNECTS_AND_OPENS, MS_BIND, Lab, checked, libc, mount, private_mounts
 from pylsm.audit.session import Audit
 
 
@@ -91,7 +91,7 @@ LETTERS = [byte for byte in range(1, 256) if byte != ord("/")]
 @pytest.fixture
 def backend_lab(backend: str) -> Iterator[Lab]:
     """A lab over an audit of its own with the backend under test."""
-    with Audit(source=backend) as audit:
+    with Audit(source=backend, events=CONNECTS_AND_OPENS) as audit:
         assert audit.source.name == backend
         yield Lab(audit)
         counts = audit.counts()

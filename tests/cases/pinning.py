@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cases.cli import Opener, Running, pylsm
-from cases.lab import Lab, Worker, eventually, touch
+from cases.lab import CONNECTS_AND_OPENS, Lab, Worker, eventually, touch
 from pylsm.asm import MapSpec, MapType
 from pylsm.audit import maps, pinned
 from pylsm.audit.events import Event, FileOpen
@@ -94,7 +94,7 @@ def test_a_family_lives_on_without_a_process(source: str, place: Path, tmp_path:
             os._exit(0)
 
     worker = Worker(parent)
-    with Audit(source=source, pin=place) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place) as audit:
         audit.trace([worker.pid])
         family = audit.family()
     assert family == {worker.pid}
@@ -110,7 +110,7 @@ def test_a_family_lives_on_without_a_process(source: str, place: Path, tmp_path:
 
 
 def test_what_finds_no_room_is_counted(source: str, place: Path, tmp_path: Path) -> None:
-    with Audit(source=source, pin=place, ring_bytes=PAGE) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place, ring_bytes=PAGE) as audit:
         lab = Lab(audit)
         lab.run(lambda: touch(tmp_path / "x"))
         before = audit.counts()
@@ -152,7 +152,7 @@ def test_taken_over_under_load_with_every_open_accounted_for(source: str, place:
     workers = [Worker(opens(number)) for number in range(2)]
     seen: list[str] = []
     programs = []
-    audit = Audit(source=source, pin=place, ring_bytes=16 << 20)
+    audit = Audit(source=source, events=CONNECTS_AND_OPENS, pin=place, ring_bytes=16 << 20)
     began = audit.counts()
     audit.trace([worker.pid for worker in workers])
     for worker in workers:
@@ -185,7 +185,7 @@ def test_taken_over_under_load_with_every_open_accounted_for(source: str, place:
 def test_a_takeover_that_is_killed_anywhere_can_be_repeated(source: str, place: Path, tmp_path: Path) -> None:
     """Killed before any of its steps, it leaves an audit that runs and that the next one continues."""
     worker = Worker(lambda: [_on_command(tmp_path, n) for n in range(40)] and None)
-    with Audit(source=source, pin=place) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place) as audit:
         audit.trace([worker.pid])
     worker.release()
     seen: list[str] = []
@@ -218,7 +218,7 @@ def _on_command(directory: Path, number: int) -> None:
 
 
 def _pin(source: str, place: Path) -> None:
-    Audit(source=source, pin=place).close()
+    Audit(source=source, events=CONNECTS_AND_OPENS, pin=place).close()
 
 
 def _take_over_and_stop(place: Path) -> None:
@@ -266,7 +266,7 @@ def _killed_after(steps: int, work: Callable[..., object], *arguments: object) -
 def test_pinning_that_is_killed_anywhere_leaves_what_detach_removes(source: str, place: Path) -> None:
     attached = []
     for steps in range(80):
-        killed = _killed_after(steps, lambda: Audit(source=source, pin=place).close())
+        killed = _killed_after(steps, lambda: Audit(source=source, events=CONNECTS_AND_OPENS, pin=place).close())
         if killed:
             with pytest.raises(PinnedError, match="holds no audit, or one that was never finished"):
                 Audit.adopt(place)
@@ -282,7 +282,7 @@ def test_a_start_that_fails_leaves_no_directory(source: str, place: Path, monkey
 
     monkeypatch.setattr(Audit, "_self_test", blind)
     with pytest.raises(Exception, match="blind"):
-        Audit(source=source, pin=place)
+        Audit(source=source, events=CONNECTS_AND_OPENS, pin=place)
     assert not place.exists()
 
 
@@ -292,7 +292,7 @@ def test_a_start_that_fails_leaves_no_directory(source: str, place: Path, monkey
 def test_for_root_alone(source: str, place: Path) -> None:
     old = os.umask(0)
     try:
-        with Audit(source=source, pin=place):
+        with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
             pass
     finally:
         os.umask(old)
@@ -307,12 +307,12 @@ def test_for_root_alone(source: str, place: Path) -> None:
 
 
 def test_one_at_a_time(source: str, place: Path) -> None:
-    with Audit(source=source, pin=place):
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
         for refused in (Audit.adopt, remove):
             with pytest.raises(PinnedError, match=f"is in use by process {os.getpid()}"):
                 refused(place)
         with pytest.raises(PinnedError, match="exists already"):
-            Audit(source=source, pin=place)
+            Audit(source=source, events=CONNECTS_AND_OPENS, pin=place)
     remove(place)
 
 
@@ -324,7 +324,7 @@ def test_places_where_nothing_can_be_pinned(source: str, place: Path, tmp_path: 
         (place.with_name("with.dot"), "takes no dots"),
     ):
         with pytest.raises(PinnedError, match=why):
-            Audit(source=source, pin=path)
+            Audit(source=source, events=CONNECTS_AND_OPENS, pin=path)
     done = pylsm("attach", "-p", os.getppid(), "--pin", tmp_path / "x")
     assert done.returncode == 125 and "mount -t bpf bpf /sys/fs/bpf" in done.stderr
 
@@ -335,7 +335,7 @@ def test_places_where_nothing_can_be_pinned(source: str, place: Path, tmp_path: 
 def test_a_state_that_is_not_ours_to_continue(source: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PinnedError, match="No such file or directory"):
         Audit.adopt(place)
-    with Audit(source=source, pin=place):
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
         pass
     try:
         real = pinned.layouts()
@@ -365,7 +365,7 @@ def test_a_state_that_is_not_ours_to_continue(source: str, place: Path, monkeypa
 
 
 def test_a_ring_that_is_gone_is_named(source: str, place: Path) -> None:
-    with Audit(source=source, pin=place):
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
         pass
     (place / f"map-{maps.RING.name}").unlink()
     with pytest.raises(PinnedError, match="is incomplete: map-pylsm_ring is missing"):
@@ -374,7 +374,7 @@ def test_a_ring_that_is_gone_is_named(source: str, place: Path) -> None:
 
 
 def test_links_that_are_gone_are_attached_again(source: str, place: Path, tmp_path: Path) -> None:
-    with Audit(source=source, pin=place):
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
         pass
     gone = sorted(place.glob("link-*")) + sorted(place.glob("slot-*"))[:1]
     for path in gone:
@@ -386,7 +386,7 @@ def test_links_that_are_gone_are_attached_again(source: str, place: Path, tmp_pa
 
 
 def test_detach_takes_what_is_ours_and_names_what_is_not(source: str, place: Path) -> None:
-    with Audit(source=source, pin=place):
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
         pass
     for path in sorted(place.iterdir())[::2]:
         path.unlink()
@@ -436,7 +436,7 @@ def test_options_that_contradict_each_other(place: Path) -> None:
 
 def test_nothing_is_attached_after_detach(source: str, place: Path) -> None:
     before = _links()
-    with Audit(source=source, pin=place):
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place):
         pass
     assert len(_links()) >= len(before) + 4
     remove(place)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cases.lab import Lab, Worker, eventually, forked, touch
+from cases.lab import CONNECTS_AND_OPENS, Lab, Worker, eventually, forked, touch
 from pylsm.asm import R0, R2, R3, R6, Asm, MapSpec, MapType, Program, u32
 from pylsm.audit import maps
 from pylsm.audit.records import CONNECT, FILE_OPEN, KIND_CONNECT, KIND_OPEN, SOURCE_LSM
@@ -50,7 +50,7 @@ def test_a_family_map_of_another_tool(source: str, pins: Path, tmp_path: Path, b
         )
         family.update(tgid(theirs.pid), struct.pack("=I", 77))
         given = {"path": str(pins / "family"), "descriptor": family.fileno(), "map": family}[by]
-        with Audit(source=source, traced_map=given) as audit:
+        with Audit(source=source, events=CONNECTS_AND_OPENS, traced_map=given) as audit:
             assert audit.family() == set()  # nobody of ours yet
             audit.trace([ours.pid])
             assert audit.family() == {ours.pid}
@@ -68,7 +68,10 @@ def test_a_family_map_of_another_tool(source: str, pins: Path, tmp_path: Path, b
 
 
 def test_children_get_the_tag_of_their_parent(source: str) -> None:
-    with Map.create(maps.TRACED.resized(64)) as family, Audit(source=source, traced_map=family) as audit:
+    with (
+        Map.create(maps.TRACED.resized(64)) as family,
+        Audit(source=source, events=CONNECTS_AND_OPENS, traced_map=family) as audit,
+    ):
         hold, release = os.pipe()
         worker = Worker(lambda: forked(lambda: os.read(hold, 1)))
         family.update(tgid(worker.pid), struct.pack("=I", 77))
@@ -117,7 +120,7 @@ def test_a_map_of_the_wrong_shape_is_refused_in_words(source: str, pins: Path, n
         wrong.pin(pins / "wrong")
         for given in (str(pins / "wrong"), wrong.fileno(), wrong):
             with pytest.raises(MapMismatchError, match=message):
-                Audit(source=source, **{argument: given})  # type: ignore[arg-type]
+                Audit(source=source, events=CONNECTS_AND_OPENS, **{argument: given})  # type: ignore[arg-type]
 
 
 def test_paths_that_are_no_map(source: str, pins: Path, tmp_path: Path) -> None:
@@ -128,11 +131,11 @@ def test_paths_that_are_no_map(source: str, pins: Path, tmp_path: Path) -> None:
         (tmp_path / "file", "not on a BPF filesystem"),
     ):
         with pytest.raises(PinError, match=why):
-            Audit(source=source, traced_map=str(path))
+            Audit(source=source, events=CONNECTS_AND_OPENS, traced_map=str(path))
     with LoadedProgram.load(producer(maps.RING, 8), maps={"pylsm_ring": ring_map(), "payload": payload(b"x" * 8)}) as p:
         p.pin(pins / "program")
         with pytest.raises(PinError, match="is a pinned program, not a map"):
-            Audit(source=source, ring=str(pins / "program"))
+            Audit(source=source, events=CONNECTS_AND_OPENS, ring=str(pins / "program"))
 
 
 # --- a ring with other producers ---------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ def stranger() -> Iterator[Callable[[Map, bytes], Callable[[], int]]]:
 def test_records_of_others_are_counted_and_passed_over(
     source: str, tmp_path: Path, stranger: Callable[[Map, bytes], Callable[[], int]]
 ) -> None:
-    with ring_map() as ring, Audit(source=source, ring=ring) as audit:
+    with ring_map() as ring, Audit(source=source, events=CONNECTS_AND_OPENS, ring=ring) as audit:
         lab = Lab(audit)
         foreign = [struct.pack("=I", n) + b"\xff" * 60 for n in (0, 1, 7, 9)] + [b"\1\0\0\0", b"\7\0\0\0\0"]
         broken = [struct.pack("=IH", SOURCE_LSM, kind) + bytes(tail) for kind, tail in ((1, 2), (2, 60), (99, 600))]
@@ -199,7 +202,7 @@ def test_records_of_others_are_counted_and_passed_over(
 
 
 def test_a_leaking_record_is_told(source: str, stranger: Callable[[Map, bytes], Callable[[], int]]) -> None:
-    with ring_map() as ring, Audit(source=source, ring=ring) as audit:
+    with ring_map() as ring, Audit(source=source, events=CONNECTS_AND_OPENS, ring=ring) as audit:
         record = bytearray(FILE_OPEN.size) + b"/x\0secret\0"
         record[:6] = struct.pack("=IH", SOURCE_LSM, KIND_OPEN)
         assert stranger(ring, bytes(record))() == 0
@@ -225,7 +228,7 @@ def test_no_stale_byte_in_any_record(
             assert reader.read() == [b"\xaa" * 992]
         assert bytes(reader.data[:size]).count(0xAA) > 0.98 * size
 
-        with Audit(source=source, ring=ring) as audit:
+        with Audit(source=source, events=CONNECTS_AND_OPENS, ring=ring) as audit:
             names = [b"x", b"a longer name", b"n" * 255, b"y", b"zz", b"7 chars"] + [b"f%d" % n for n in range(150)]
 
             def work() -> list[tuple[bytes, int, int]]:

@@ -60,7 +60,7 @@ def test_the_start_of_an_audit_pays_a_few_milliseconds() -> None:
         for program in programs:
             returns_unchanged(program, VERDICTS.get(program.section), tail_calls=TAIL_CALLS)
         best = min(best, time.perf_counter() - began)
-    assert best < 0.020
+    assert best < 0.060
 
 
 @pytest.mark.parametrize("load", [u64, u32])

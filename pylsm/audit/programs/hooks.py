@@ -10,7 +10,7 @@ from pylsm.light import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["FENTRY", "HOOKS", "KPROBE", "LSM", "TRACEPOINT", "Hook"]
+__all__ = ["FENTRY", "HOOKS", "KPROBE", "LSM", "TRACEPOINT", "Hook", "at_entry"]
 
 
 class Hook(NamedTuple):
@@ -51,3 +51,9 @@ KPROBE: Final = Hook("kprobe", "security_", False, False)
 HOOKS: Final = (LSM, FENTRY, KPROBE)
 #: Raw tracepoints: what is there in the context differs from one to the next.
 TRACEPOINT: Final = Hook("raw_tp", "", False, False)
+
+
+def at_entry(hook: Hook) -> Hook:
+    """For hooks whose arguments differ between kernels: at the entry of the function in place of the LSM hook, where a
+    program can neither be asked for a verdict nor be mistaken in it."""
+    return FENTRY if hook is LSM else hook

@@ -10,7 +10,7 @@ flagged as truncated, and no more.
 
 from __future__ import annotations
 
-from pylsm.asm import R0, R1, R2, R3, R4, R6, R7, R8, R9, Asm, Label, Mem, Register, View, u8
+from pylsm.asm import R0, R1, R2, R3, R4, R6, R7, R8, R9, Address, Asm, Label, MapSpec, Mem, Register, View, u8
 from pylsm.asm.typed import Field
 from pylsm.audit.maps import WALKERS
 from pylsm.audit.programs.common import Probe
@@ -37,9 +37,25 @@ _PIPEFS, _SOCKFS, _NSFS, _ANON_INODE_FS, _PIDFS = 0x50495045, 0x534F434B, 0x6E73
 _DIGITS = 20  # of 2**64
 
 
-def walk(probe: Probe, state: View, event: View, word: View) -> None:
+def walk(
+    probe: Probe,
+    state: View,
+    event: View,
+    word: View,
+    *,
+    named: bool = False,
+    to: Address | None = None,
+    table: MapSpec = WALKERS,
+    steps: int = STEPS,
+) -> None:
     """The path of the file in ``state`` (a SCRATCH in r8) to ``event`` (in the same buffer); r9 = its length with the
     NUL. Clobbers all registers but r6 (the context) and r8; r7 is the place of the path's first byte in the buffer.
+
+    Args:
+        named: not of a file, but of the dentry and the mount in ``state``, which may be the name of nothing yet.
+        to: where the path goes, by default the event's ``path``; ``state.at`` bytes behind its begin.
+        table: holds the program that goes on where this one ends.
+        steps: see STEPS.
     """
     a = probe.a
     qstr = a.stack(16, "qstr")
@@ -47,14 +63,14 @@ def walk(probe: Probe, state: View, event: View, word: View) -> None:
 
     a.ldx(R1, state.resumed)
     a.jne(R1, 0, resume)
-    _start(probe, state, word, qstr, send)
+    _start(probe, state, word, qstr, send, named)
     a.bind(resume)
     # Also where it is known: the verifier then follows the steps for all beginnings at once.
     a.ldx(R7, state.place)
     _bounded(a, R7)
 
     escaped = a.label("escaped")
-    with a.loop(R9, STEPS) as step:
+    with a.loop(R9, steps) as step:
         inside, component = a.label("inside"), a.label("component")
         a.ldx(R3, state.dentry)
         a.ldx(R1, state.root_dentry)
@@ -95,8 +111,8 @@ def walk(probe: Probe, state: View, event: View, word: View) -> None:
     a.ldx(R1, state.resumed)
     a.add(R1, 1)
     a.stx(state.resumed, R1)
-    a.call("tail_call", R6, WALKERS, 0)
-    a.mov(R9, STEPS)
+    a.call("tail_call", R6, table, 0)
+    a.mov(R9, steps)
     a.bind(cut)
     flagged = a.label("flagged")
     a.ldx(R1, event.flags)
@@ -118,15 +134,23 @@ def walk(probe: Probe, state: View, event: View, word: View) -> None:
     a.bind(send)
     a.mov(R9, PATH_MAX)
     a.sub(R9, R7)
+    if to is not None:
+        a.ldx(R2, state.at)
+        with a.if_(R2, ">", PATH_MAX):
+            a.mov(R2, PATH_MAX)
+        a.address(R1, to)
+        a.add(R1, R2)
+        _place(a, R3)
+        a.call("probe_read_kernel", None, R9, None)
+        return
     _place(a, R3)
     a.call("probe_read_kernel", event["path"], R9, None)
 
 
-def _start(probe: Probe, state: View, word: View, qstr: View, send: Label) -> None:
+def _start(probe: Probe, state: View, word: View, qstr: View, send: Label, named: bool) -> None:
     """Where the walk begins: dentry, mount and root, and what stands behind the path. Jumps to ``send`` when that is
     all, for a file in no tree."""
     a = probe.a
-    in_tree, linked = a.label("in a tree"), a.label("linked")
 
     def read(field: Field, to: Mem) -> None:
         a.probe_load(R1, field, word)
@@ -135,12 +159,26 @@ def _start(probe: Probe, state: View, word: View, qstr: View, send: Label) -> No
     a.mov(R7, _LAST)
     _place(a, R1)
     a.st(u8[R1], 0)
-    a.ldx(R9, state.file)
-    file = a.typed(R9, "file")
-    read(file.f_path.dentry, state.dentry)
-    read(file.f_path.mnt, state.mount)
+    if not named:
+        a.ldx(R9, state.file)
+        file = a.typed(R9, "file")
+        read(file.f_path.dentry, state.dentry)
+        read(file.f_path.mnt, state.mount)
     _read_mount_root(a, state, word)
+    if not named:
+        _file_name(a, state, word, qstr, send)
+    a.stx(state.start, R7)
+    a.stx(state.place, R7)
+    a.call("get_current_task")
+    a.mov(R9, R0)
+    task = a.typed(R9, "task_struct")
+    read(task.fs.root.dentry, state.root_dentry)
+    read(task.fs.root.mnt, state.root_mount)
 
+
+def _file_name(a: Asm, state: View, word: View, qstr: View, send: Label) -> None:
+    """What a file has besides its place in a tree: another name, and then jumps to ``send``; or none any more."""
+    in_tree, linked = a.label("in a tree"), a.label("linked")
     # d_path's first test: the filesystem names its files, and this is not what is mounted of it.
     a.ldx(R9, state.dentry)
     dentry = a.typed(R9, "dentry")
@@ -158,13 +196,6 @@ def _start(probe: Probe, state: View, word: View, qstr: View, send: Label) -> No
     a.jeq(R1, R9, linked)
     _prepend(a, _DELETED)
     a.bind(linked)
-    a.stx(state.start, R7)
-    a.stx(state.place, R7)
-    a.call("get_current_task")
-    a.mov(R9, R0)
-    task = a.typed(R9, "task_struct")
-    read(task.fs.root.dentry, state.root_dentry)
-    read(task.fs.root.mnt, state.root_mount)
 
 
 def _name_outside_trees(a: Asm, state: View, word: View, qstr: View, send: Label) -> None:

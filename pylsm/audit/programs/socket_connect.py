@@ -7,10 +7,10 @@ from pylsm.asm import R0, R1, R2, R3, R8, R9, Program, View, u16, u32, u64
 from pylsm.audit.maps import RING
 from pylsm.audit.programs.common import Probe
 from pylsm.audit.programs.hooks import LSM, Hook
-from pylsm.audit.records import CONNECT, KIND_CONNECT
+from pylsm.audit.records import CONNECT, KIND_BIND, KIND_CONNECT
 from pylsm.audit.sources import PLAIN, Options
 
-__all__ = ["READ", "record_connect", "socket_connect"]
+__all__ = ["READ", "record_connect", "socket_bind", "socket_connect"]
 
 _AF_INET, _AF_INET6 = 2, 10
 _SOCKADDR_IN = 16
@@ -18,6 +18,13 @@ _SOCKADDR_IN = 16
 _SIN6_LEN_RFC2133 = 24
 #: Bytes of the address that hold family, port and either address. Behind ``addrlen`` they are another's leftovers.
 READ = _SIN6_LEN_RFC2133
+
+
+def socket_bind(
+    hook: Hook = LSM, *, typed_task: bool = True, arch: Architecture | None = None, options: Options = PLAIN
+) -> Program:
+    """Every attempt to bind a socket to an address; see `socket_connect`."""
+    return _with_address("socket_bind", KIND_BIND, hook, typed_task, arch, options)
 
 
 def socket_connect(
@@ -31,7 +38,13 @@ def socket_connect(
         arch: whose registers hold the arguments, where the hook does not give them; by default this machine's.
         options: what was asked for.
     """
-    a = hook.asm("socket_connect")
+    return _with_address("socket_connect", KIND_CONNECT, hook, typed_task, arch, options)
+
+
+def _with_address(
+    name: str, kind: int, hook: Hook, typed_task: bool, arch: Architecture | None, options: Options
+) -> Program:
+    a = hook.asm(name)
     marks = hook.typed and typed_task
     verdict = 3 if hook.verdict else None
     probe = Probe(a, verdict, typed_task=typed_task, marks=marks, select=options.by_event)
@@ -40,12 +53,12 @@ def socket_connect(
     hook.argument(a, R9, 2, arch)  # addrlen
     hook.argument(a, R3, 1, arch)
     a.call("probe_read_kernel", address, READ, None)
-    record_connect(probe, address)
+    record_connect(probe, address, kind)
     probe.finish("ignored")
     return a.build()
 
 
-def record_connect(probe: Probe, address: View) -> None:
+def record_connect(probe: Probe, address: View, kind: int = KIND_CONNECT) -> None:
     """Record the ``READ`` bytes at ``address``, of which the low 32 bits of r9 are valid; falls through when it is no
     address of the internet.
     """
@@ -56,9 +69,16 @@ def record_connect(probe: Probe, address: View) -> None:
     a.jump32(R9, "s<", _SOCKADDR_IN, ignore)
     a.ldx(R1, u16[address])
     a.jeq(R1, _AF_INET, write)
+    unspecified = a.label("unspecified") if kind == KIND_BIND else None
+    if unspecified is not None:  # bind takes AF_UNSPEC for AF_INET, for old programs
+        a.jeq(R1, 0, unspecified)
     a.jne(R1, _AF_INET6, ignore)
     a.jump32(R9, "s<", _SIN6_LEN_RFC2133, ignore)
 
+    if unspecified is not None:
+        a.ja(write)
+        a.bind(unspecified)
+        a.st(u16[address], _AF_INET)
     a.bind(write)
     probe.number(R9)
     a.call("ringbuf_reserve", RING, CONNECT.size, 0)
@@ -66,7 +86,7 @@ def record_connect(probe: Probe, address: View) -> None:
         probe.leave("lost")
     a.mov(R8, R0)
     event = a.view(R8, CONNECT)
-    probe.header(event, KIND_CONNECT, R9)
+    probe.header(event, kind, R9)
     a.ldx(R1, u16[address])
     a.stx(event.family, R1)
     a.ldx(R2, u16[address + 2])

@@ -8,39 +8,48 @@ from __future__ import annotations
 
 from pylsm.arch import Architecture, with_registers
 from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
+from pylsm.asm.typed import Typed
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.file_open import record_open
 from pylsm.audit.programs.socket_connect import READ, record_connect
-from pylsm.audit.records import SEEN_KEY
+from pylsm.audit.records import KIND_CONNECT, SEEN_KEY
 from pylsm.audit.sources import PLAIN, Options
 
-__all__ = ["OPENS", "sys_enter", "sys_exit"]
+__all__ = ["OPENS", "ignore_compat", "socket_behind", "sys_enter", "sys_exit"]
 
 #: The calls that open a file and return its descriptor.
 OPENS = ("open", "creat", "openat", "open_by_handle_at", "openat2")
 _SOCKADDR_STORAGE = 128  # bytes; connect takes no longer address
+_SOCKFS = 0x534F434B
 _FMODE_PATH = 0x4000  # O_PATH: the LSM hook does not see it either
 
 
-def sys_enter(*, arch: Architecture | None = None, options: Options = PLAIN) -> Program:
+def sys_enter(
+    *,
+    arch: Architecture | None = None,
+    call: str = "connect",
+    kind: int = KIND_CONNECT,
+    options: Options = PLAIN,
+) -> Program:
     """``sys_enter(regs, id)``: connect, with the address as user space gave it, even if the call never returns.
 
     Args:
         arch: the machine, by default this one.
+        call, kind: another call that is given an address in the same way, and its kind of record.
         options: what was asked for.
     """
     arch = arch or with_registers()
-    a = Asm("raw_tp/sys_enter", types=KERNEL)
+    a = Asm("raw_tp/sys_enter", name="sys_enter" if call == "connect" else f"sys_enter_{call}", types=KERNEL)
     untouched = a.label("other call")
     a.ldx(R0, u64[R1 + 8])
-    a.jne(R0, arch.call("connect"), untouched)
+    a.jne(R0, arch.call(call), untouched)
     probe = Probe(a, verdict=None, select=options.by_event)
     word, address = a.stack(8, "word"), a.stack(READ, "address")
     probe.require_traced()
     ignored = a.label("ignored")
     a.ldx(R8, u64[R6])
     regs = a.typed(R8, "pt_regs")
-    _ignore_compat(probe, arch, word, ignored)
+    ignore_compat(probe, arch, word, ignored)
     a.probe_load(R9, field_of(regs, arch.call_arguments[2]), word)
     a.jump32(R9, ">", _SOCKADDR_STORAGE, ignored)  # refused before any hook
     for offset in range(0, READ, 8):
@@ -52,7 +61,7 @@ def sys_enter(*, arch: Architecture | None = None, options: Options = PLAIN) -> 
     a.call("probe_read_user", address, None, None)
     with a.if_(R0, "!=", 0):
         probe.leave("unreadable")
-    record_connect(probe, address)
+    record_connect(probe, address, kind)
     a.bind(ignored)
     probe.finish("ignored")
     a.bind(untouched)
@@ -95,7 +104,7 @@ def sys_exit(
 
     a.bind(wanted)
     probe.require_traced()
-    _ignore_compat(probe, arch, word, ignored)
+    ignore_compat(probe, arch, word, ignored)
     task = probe.current_task(R8)
     fdt = a.probe_load(R8, task.files.fdt, word)
     assert fdt is not None
@@ -118,7 +127,7 @@ def sys_exit(
     return a.build()
 
 
-def _ignore_compat(probe: Probe, arch: Architecture, word: View, ignored: Label) -> None:
+def ignore_compat(probe: Probe, arch: Architecture, word: View, ignored: Label) -> None:
     """Jump to ``ignored`` for a 32-bit call; clobbers r0-r5."""
     a = probe.a
     field, bits = arch.compat
@@ -126,3 +135,27 @@ def _ignore_compat(probe: Probe, arch: Architecture, word: View, ignored: Label)
     a.mov(R3, R0)
     a.probe_load(R1, field_of(a.typed(R3, "task_struct"), field), word)
     a.jset(R1, bits, ignored)
+
+
+def socket_behind(probe: Probe, word: View, other: Label) -> Typed:
+    """r8 = the ``struct sock`` of the descriptor in r9; goes to ``other`` where it is that of no socket. Clobbers r0-r5
+    and r9."""
+    a = probe.a
+    a.and_(R9, 0x7FFFFFFF)
+    probe.current_task(R8)
+    fdt = a.probe_load(R8, a.typed(R8, "task_struct").files.fdt, word)
+    assert fdt is not None
+    a.probe_load(R1, fdt.max_fds, word)
+    a.jge(R9, R1, other)
+    a.probe_load(R3, fdt.fd, word)
+    a.lsh(R9, 3)
+    a.add(R3, R9)
+    a.call("probe_read_kernel", word, 8, None)
+    a.ldx(R9, u64[word])
+    a.jeq(R9, 0, other)
+    file = a.typed(R9, "file")
+    a.probe_load(R1, file.f_inode.i_sb.s_magic, word)
+    a.jne(R1, _SOCKFS, other)
+    sock = a.probe_load(R8, file.private_data.sk, word)
+    assert sock is not None
+    return sock
