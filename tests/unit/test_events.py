@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pylsm.audit.events import DEFAULT, KINDS, choose
@@ -50,3 +54,9 @@ def test_only_programs_of_the_chosen_kinds_are_made() -> None:
     assert plan != Plan("lsm", lsm.variants[0]) and plan.name != Plan("lsm", lsm.variants[0]).name
     assert [walker.name for walker in plan.walkers()] == ["file_open_walk"]
     assert Plan("lsm", lsm.variants[0], ("connect",)).walkers() == []
+
+
+def test_the_page_of_kinds_is_current() -> None:
+    command = [sys.executable, Path(__file__).resolve().parents[2] / "tools/events", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

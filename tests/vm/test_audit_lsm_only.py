@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cases.cli import pylsm
 from cases.connects import connect, in4
-from cases.lab import BACKENDS, OPENAT, TRAMPOLINES, Lab, Worker, checked, forked, syscall, touch
+from cases.lab import BACKENDS, CONNECTS_AND_OPENS, OPENAT, TRAMPOLINES, Lab, Worker, checked, forked, syscall, touch
 
 from pylsm.asm import R0, R1, R6, Asm, u64
 from pylsm.audit.programs.hooks import Hook
@@ -114,7 +114,7 @@ def test_a_denial_of_another_program_stands(order: str, hook: str, slot: int, tm
     with ExitStack() as stack:
         if order == "denier first":
             stack.enter_context(denying(hook, slot, worker.pid))
-        audit = stack.enter_context(Audit(source="lsm"))
+        audit = stack.enter_context(Audit(source="lsm", events=CONNECTS_AND_OPENS))
         if order == "audit first":
             stack.enter_context(denying(hook, slot, worker.pid))
         audit.trace([worker.pid])
