@@ -25,6 +25,7 @@ __all__ = ["main", "parser_for"]
 _COMMANDS = {
     "run": "run",
     "attach": "attach",
+    "top": "top",
     "detach": "detach",
     "check": "check",
     "verify-log": "verify_log",
@@ -74,6 +75,7 @@ def _main(arguments: Sequence[str]) -> int:
             options = read(parser_for(()), arguments)
         if options.command_name not in _FOLLOWING:
             gc.enable()
+        options.line = arguments
         return int(options.handler(options))
     except PylsmError as error:
         complain(error)

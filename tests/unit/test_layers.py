@@ -25,8 +25,9 @@ ALLOWED = {
     "research": {"errors", "asm", "loader"},
     "output": {"", "audit"},
     "recording": {"", "errors", "audit", "output", "toml"},
+    "view": {"", "errors", "recording"},
     "confine": {"errors", "arch", "libc"},
-    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording", "toml"},
+    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording", "toml", "view"},
     "__init__": {"audit"},
     "__main__": {"cli"},
 }
