@@ -47,7 +47,8 @@ def loads(text: str, name: str = "text") -> dict[str, Any]:
         name: of it, for messages.
 
     Raises:
-        TomlError: it is no TOML (the message has line and column), or Python is older than 3.11 and has no tomli.
+        TomlError: it is no TOML (the message has line and column), an integer has more than 64 bits, or Python is older
+            than 3.11 and has no tomli.
     """
     try:
         parser: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -58,11 +59,25 @@ def loads(text: str, name: str = "text") -> dict[str, Any]:
         ) from None
     try:
         table: dict[str, Any] = parser.loads(text)
-    except parser.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; a number of more digits than Python reads is a plain one
         raise TomlError(f"{name} is not TOML: {error}", hint="https://toml.io has the rules") from None
     except RecursionError:
         raise TomlError(f"{name} is not TOML: nested too deeply", hint="https://toml.io has the rules") from None
+    _require_numbers(table, name)
     return table
+
+
+def _require_numbers(table: dict[str, Any], name: str) -> None:
+    """Refuse what TOML's 64 bits do not hold: Python reads more digits in hexadecimal than it prints."""
+    waiting: list[Any] = [table]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise TomlError(f"{name} is not TOML: an integer has more than 64 bits", hint="write a smaller number")
 
 
 def quote(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pylsm import toml
 from pylsm.errors import PylsmError
-from pylsm.recording.patterns import PatternError, as_glob, glob, host, normal
+from pylsm.recording.patterns import NAMED, PatternError, as_glob, glob, host, normal
 from pylsm.recording.touched import CATEGORIES, Touched, touches
 
 __all__ = ["Expectation", "ExpectationError", "generate", "load"]
@@ -53,7 +53,8 @@ class Expectation:
                     if category in ("hosts", "listen"):
                         compiled.append(host(pattern))
                     else:
-                        if category != "other" and pattern[:1] not in ("/", "*", "?", "[", "…"):
+                        absolute = pattern[:1] in ("/", "*", "?", "[", "…") or NAMED.match(pattern)
+                        if category != "other" and not absolute:
                             raise PatternError(
                                 f"{pattern!r} matches no path: those are absolute",
                                 hint=f"'/{pattern}' or '*/{pattern}'",
@@ -152,8 +153,7 @@ def generate(touched: Touched, source: str, *, exact: bool = False, fold: Iterab
             globs[pattern] = globs.get(pattern, 0) + 1
         lines += ["", f"# {many}", f"{category} = ["]
         lines += [
-            f"  {json.dumps(pattern, ensure_ascii=False) if pattern.isprintable() else json.dumps(pattern)},"
-            + (f"  # {count}" if count > 1 else "")
+            f"  {toml.quote(pattern)}," + (f"  # {count}" if count > 1 else "")
             for pattern, count in sorted(globs.items())
         ]
         lines.append("]")

@@ -13,7 +13,7 @@ from typing import Final
 
 from pylsm.errors import PylsmError
 
-__all__ = ["PatternError", "as_glob", "glob", "host", "normal", "shown_normal"]
+__all__ = ["NAMED", "PatternError", "as_glob", "glob", "host", "normal", "shown_normal"]
 
 # Characters of a name that is made anew each time, by what makes it. None of them is in a path or an address.
 _ONE, _ANY = "\0", "\1"
@@ -23,8 +23,11 @@ _RANDOM: Final = (
     (re.compile(r"(?<=/)tmp[a-z0-9_]{8}(?=[/.]|$)"), "tmp" + _ONE * 8),  # Python's tempfile
     (re.compile(r"(?<=/)tmp\.[A-Za-z0-9]{10}(?=[/.]|$)"), "tmp." + _ONE * 10),  # mktemp(1)
     (re.compile(r"(?<=/tmp/)cc[A-Za-z0-9]{6}(?=\.|$)"), "cc" + _ONE * 6),  # gcc
+    (re.compile(r"^([a-z_]+:\[)\d+(?=\])"), rf"\g<1>{_ANY}"),  # pipe:[4711], as the kernel names what has no path
     (re.compile(r"^((?:127\.\d+\.\d+\.\d+|\[::1\]):)(?:3[3-9]|[4-6]\d)\d{3}\b"), rf"\g<1>{_ANY}"),  # ephemeral ports
 )
+#: How a glob of such a name begins; it is the only one that is not absolute.
+NAMED: Final = re.compile(r"[a-z_]+:\[")
 
 
 class PatternError(PylsmError):

@@ -175,7 +175,8 @@ def _event(line: bytes) -> tuple[dict[str, Any] | None, str]:
             return None, f"field {name!r} is {_short(value)}, not a list of strings"
     if type(found["time_ns"]) is not int:
         return None, "field 'time_ns' is null"
-    return found, ""
+    # A field of null says no more than one that is not there.
+    return {name: value for name, value in found.items() if value is not None}, ""
 
 
 def _short(value: object) -> str:

@@ -15,7 +15,10 @@ _LINES = 20
 
 def shown(name: str) -> str:
     """A name that no terminal is fooled by."""
-    return escape(name.encode("utf-8", "surrogateescape"))
+    try:
+        return escape(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can say, and which is in no name
+        return escape(name.encode("utf-8", "surrogatepass"))
 
 
 def summary(touched: Touched) -> list[str]:

@@ -6,20 +6,38 @@ else that it raises, a hang or memory without bound is a finding.
 
 from __future__ import annotations
 
+import atexit
+import hashlib
 import json
+import shutil
 import struct
 from array import array
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import mkdtemp
 
+from pylsm import toml
+from pylsm.asm import MapSpec, MapType
 from pylsm.asm.errors import AsmError
 from pylsm.asm.parse import parse, parse_program
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import KINDS
+from pylsm.audit.session import Counts
 from pylsm.btf import Btf, BtfError, Kind
+from pylsm.cli import config as settings
+from pylsm.cli import parser_for
+from pylsm.errors import PylsmError
 from pylsm.loader.elf import ElfError, ObjectFile
 from pylsm.loader.errors import RingCorrupt
+from pylsm.loader.image import MAGIC, Image, ImageError
+from pylsm.loader.prepare import prepare
 from pylsm.loader.ringbuf import BUSY, DISCARD, walk
-from pylsm.output import jsonl, text
+from pylsm.output import heartbeat, jsonl, text
+from pylsm.output.heartbeat import verify
+from pylsm.recording import expect
+from pylsm.recording.read import Recording
+from pylsm.recording.summary import summary
+from pylsm.recording.touched import Touched
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -80,7 +98,7 @@ def btf(data: bytes) -> None:
     except BtfError:
         return
     try:
-        numbers = [0, 1, 0x7FFFFFFF, *types.types()][:64]
+        numbers = [0, 1, 0x7FFFFFFF, *types.types()][:16]
     except BtfError:
         return
     for number in numbers:
@@ -115,6 +133,53 @@ def elf(data: bytes) -> None:
         return
 
 
+def image(data: bytes) -> None:
+    """A prepared start from the cache, with a sound checksum → maps and programs that come out as they went in."""
+    body = MAGIC + hashlib.sha256(data).digest() + data
+    for whole in (data, body):
+        try:
+            found = Image.decode(whole)
+        except ImageError:
+            continue
+        assert Image.decode(found.encode()) == found
+
+
+def log(data: bytes) -> None:
+    """A recording → events, what they touched as an allow-list, a verdict on its numbers; whatever the lines are."""
+    lines = data.splitlines(keepends=True)
+    recording, touched = Recording("fuzzed"), Touched(8)
+    for line in lines:
+        recording.lines += 1
+        event = recording.parse(line)
+        if event is not None and event["event"] != "heartbeat":
+            touched.add(event)
+    for said in (*recording.remarks(), *summary(touched), *verify(lines).missing):
+        assert said.isprintable(), ascii(said)
+    toml.loads(expect.generate(touched, "fuzzed"))
+
+
+def config(data: bytes) -> None:
+    """A configuration, or an allow-list → options, or an error in one line that names the file."""
+    _FILE.write_bytes(data)
+    readers: list[Callable[[], object]] = [lambda: expect.load(str(_FILE))]
+    for line in (["run", "--config", str(_FILE), "--", "true"], ["attach", "--config", str(_FILE)]):
+        readers.append(lambda line=line: settings.read(_PARSER, line))  # type: ignore[misc]
+    for read in readers:
+        try:
+            read()
+        except PylsmError as error:
+            assert str(error).isprintable() and str(_FILE) in str(error), ascii(str(error))
+        finally:
+            for action, default in _DEFAULTS:
+                action.default = default
+
+
+_FILE = Path(mkdtemp(dir="/dev/shm"), "fuzzed")
+atexit.register(shutil.rmtree, _FILE.parent)
+_PARSER = parser_for(())
+_DEFAULTS = [(action, action.default) for of in settings.configurable(_PARSER).values() for action in of._actions]
+
+
 def asm(data: bytes) -> None:
     """Assembler text → instructions, or an AsmError."""
     source = data.decode("utf-8", "replace")
@@ -131,8 +196,24 @@ def records() -> list[bytes]:
     return plain + [record[:6] + b"\xff\xff" + record[8:] + b"\n\x1b[2J\xe2\x80\xae\xff\0" for record in plain]
 
 
+def images() -> list[bytes]:
+    """What is behind the checksum of a prepared map."""
+    whole = prepare((), maps=[MapSpec("m", MapType.HASH, key=4, value=8, max_entries=2)]).encode()
+    return [whole[len(MAGIC) + 32 :]]
+
+
+def logs() -> list[bytes]:
+    """Recordings: an event of each kind, and heartbeats around them."""
+    lines = [jsonl.render(kind.make(comm=b"cat")) for kind in KINDS]
+    first, last = (
+        heartbeat.render("s", number, number * len(lines), Counts._make([0] * len(Counts._fields)), final=bool(number))
+        for number in (0, 1)
+    )
+    return ["\n".join([first, *lines, last, ""]).encode(), *(line.encode() for line in lines)]
+
+
 #: Inputs to begin with, beside those that are kept.
-SEEDS: dict[str, Callable[[], list[bytes]]] = {"decode": records}
+SEEDS: dict[str, Callable[[], list[bytes]]] = {"decode": records, "image": images, "log": logs}
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "decode": decode,
@@ -140,4 +221,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "btf": btf,
     "elf": elf,
     "asm": asm,
+    "image": image,
+    "log": log,
+    "config": config,
 }

@@ -98,6 +98,8 @@ def test_every_option_has_its_field() -> None:
         ('ring_sise = "4M"', "there is no field 'ring_sise'", "did you mean 'ring_size'?"),
         ('ring-size = "4M"', "there is no field 'ring-size'", "did you mean 'ring_size'?"),
         ("zzz = 1", "there is no field 'zzz'", "--print-config"),
+        (f"ring_size = {'1' * 5000}", "is not TOML: ", "toml.io"),
+        (f"ring_size = 0x{'f' * 5000}", "an integer has more than 64 bits", "smaller"),
         ("ring_size = 3", "field 'ring_size' = 3: '3' is not a ring size", "--print-config"),
         ('pid = ["x"]', "field 'pid' = \"x\": 'x' is not a pid", "--print-config"),
         ("pid = [[1]]", "field 'pid' = [1]: text or a number is wanted", "--print-config"),

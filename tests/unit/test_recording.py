@@ -85,12 +85,14 @@ def test_a_summary_is_short_whatever_was_touched() -> None:
         touched.add(opened(f"/srv/{number % 40}/{number}"))
         touched.add(connected("192.0.2.1", number))
     touched.add(opened("/tmp/a\x1b[2J\n", "w"))
+    touched.add(opened("/tmp/\ud800", "w"))  # as JSON can say it, and no name is
     lines = summary(touched)
     assert len(lines) < 60
     assert lines[0] == "500 or more (500 further events) hosts"
     assert "500 or more (500 further events) files read" in lines
     assert "  /srv/  500 files" in lines
     assert "  /tmp/a\\x1b[2J\\x0a" in lines
+    assert "  /tmp/\\xed\\xa0\\x80" in lines
     assert summary(Touched()) == ["0 hosts", "0 files read", "0 files written"]
 
 
@@ -264,6 +266,8 @@ def test_what_is_no_host_is_refused(pattern: str, why: str) -> None:
         ("/tmp/ccAbCd12.o", "/tmp/cc??????.o"),
         ("/tmp/temporary", "/tmp/temporary"),
         ("/srv/123/stat", "/srv/123/stat"),
+        ("pipe:[4711]", "pipe:[*]"),
+        ("net:[4026531833]", "net:[*]"),
         ("127.0.0.1:45123", "127.0.0.1:*"),
         ("127.0.0.1:443", "127.0.0.1:443"),
         ("192.0.2.1:45123", "192.0.2.1:45123"),
@@ -399,6 +403,9 @@ NAMES = (
     "/srv/[a]*?",
     '/q"\\\n\x7f',
     "/\udcff",
+    "/\U000105c0",  # beyond 16 bits, and not printable
+    "pipe:[4711]",
+    "net:[4026531833]",
 )
 
 
