@@ -49,7 +49,7 @@ class _Renamed:
             help="watch live what running processes and all they start do",
             description="Show the process tree, destinations and files of running processes, with counts and rates, as "
             "they come. It takes the options of attach. Keys: / filter as you type, s order, Enter only this process "
-            "and those below it, Esc everything, p pause, Tab the next table, q quit.",
+            "and those below it, Esc everything, e those that ended, p pause, Tab the next table, q quit.",
             epilog="examples:\n"
             "  pylsm top -p 4321\n"
             "  pylsm top --read events.jsonl        (a recording, also while it is written)\n\n"
@@ -96,7 +96,9 @@ def _top(options: Namespace) -> int:
         options.parser.error(
             f"--{wrong[0]} is not for top: record with pylsm attach, and look at it with pylsm top --read FILE"
         )
-    with _Agent(options.line[1:]) as agent:
+    # Forks make the tree whole: a child that never executes anything is told of by nothing else.
+    more = [] if options.events is not None else ["--events", "default,fork"]
+    with _Agent(options.line[1:], more) as agent:
         from pylsm.confine.invoker import become, invoker
         from pylsm.view.state import parent_of
 
@@ -117,12 +119,12 @@ class _Agent:
         what: it is attached to.
     """
 
-    def __init__(self, options: Sequence[str]) -> None:
+    def __init__(self, options: Sequence[str], more: Sequence[str] = ()) -> None:
         from pylsm.recording.summary import shown as escape
 
         archive = getattr(getattr(pylsm, "__loader__", None), "archive", None)
         ourselves = ["-m", "pylsm"] if archive is None else [archive]
-        command = [sys.executable, *ourselves, "attach", *options, "--format", "json", "--heartbeat", "1"]
+        command = [sys.executable, *ourselves, "attach", *options, *more, "--format", "json", "--heartbeat", "1"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

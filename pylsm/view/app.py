@@ -155,8 +155,9 @@ class Top(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "filter"),
         Binding("s", "sort", "order"),
-        Binding("enter", "only", "only this process"),
+        Binding("enter", "only", "only this"),
         Binding("escape", "everything", "everything"),
+        Binding("e", "ended", "ended ones"),
         Binding("p", "pause", "pause"),
         Binding("q,ctrl+c", "leave", "quit"),
     ]
@@ -178,7 +179,7 @@ class Top(App[int]):
         self._order = "rate"
         self._text = ""
         self._only: Process | None = None
-        self._paused = False
+        self._paused = self._ended = False
         self._over = False
         self._ticked = time.monotonic()
         self.processes = Table(
@@ -267,9 +268,9 @@ class Top(App[int]):
         text, pids = self._text.lower(), None
         if self._only is not None:
             pids = state.family(self._only.pid)
-        tree = [row for row in state.tree(text=text) if pids is None or row[1].pid in pids]
+        tree = [row for row in state.tree(text=text, ended=self._ended) if pids is None or row[1].pid in pids]
         if text and not tree:
-            tree = [row for row in state.tree() if pids is None or row[1].pid in pids]
+            tree = [row for row in state.tree(ended=self._ended) if pids is None or row[1].pid in pids]
         self.processes.show(tree)
         self.destinations.show(state.rows(state.destinations, text=text, pids=pids, order=self._order))
         self.files.show(state.rows(state.files, text=text, pids=pids, order=self._order))
@@ -331,6 +332,11 @@ class Top(App[int]):
         """The next order."""
         orders = list(ORDERS)
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
+        self._show()
+
+    def action_ended(self) -> None:
+        """With or without the processes that ended a while ago."""
+        self._ended = not self._ended
         self._show()
 
     def action_pause(self) -> None:

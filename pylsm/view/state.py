@@ -12,6 +12,8 @@ __all__ = ["ORDERS", "Process", "Row", "State", "parent_of"]
 
 #: Rows kept of each table, and processes; the ones not seen for the longest make room.
 _LIMIT: Final = 20_000
+#: How long a process that has ended is among those that live, in nanoseconds.
+_REMEMBERED_NS: Final = 10_000_000_000
 #: Processes looked for in a second.
 _LOOKED_FOR: Final = 500
 #: How much of a rate is of the latest second; the rest is of those before.
@@ -101,7 +103,7 @@ class State:
         self.destinations: dict[str, Row] = {}
         self.files: dict[str, Row] = {}
         self.counts: Mapping[str, Any] = {}
-        self.events = self.dropped = self._recent = 0
+        self.events = self.dropped = self._recent = self._latest = 0
         self.rate = 0.0
         self._parent_of = parent_of
 
@@ -120,6 +122,7 @@ class State:
         self.events += 1
         self._recent += 1
         pid, time_ns = values.get("pid", 0), values["time_ns"]
+        self._latest = max(self._latest, time_ns)
         process = self._process(pid, values.get("ppid"))
         process.name = str(values.get("comm", ""))
         process.touch(pid, time_ns)
@@ -208,13 +211,19 @@ class State:
             found = (row for row in found if not pids.isdisjoint(row.pids))
         return sorted(found, key=ORDERS[order])
 
-    def tree(self, *, text: str = "") -> Iterator[tuple[str, Process]]:
+    def tree(self, *, text: str = "", ended: bool = True) -> Iterator[tuple[str, Process]]:
         """Processes below those that started them, in the order of their pids, each with the branches before it.
 
         Args:
             text: part of the name or the pid: of processes that have it, and of those above them.
+            ended: also those that ended a while ago and have nobody below them that lives.
         """
-        shown = {pid for pid, process in self.processes.items() if text in f"{process.name.lower()} {pid}"}
+        since = 0 if ended else self._latest - _REMEMBERED_NS
+        shown = {
+            pid
+            for pid, process in self.processes.items()
+            if (not process.ended or process.last >= since) and text in f"{process.name.lower()} {pid}"
+        }
         for pid in list(shown):
             while pid in self.processes and self.processes[pid].parent not in shown:
                 pid = self.processes[pid].parent

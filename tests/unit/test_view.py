@@ -80,6 +80,17 @@ def test_the_tree_is_that_of_who_started_whom() -> None:
     assert state.family(11) == {11, 13}
 
 
+def test_who_ended_a_while_ago_is_left_out_unless_asked_for() -> None:
+    state = State()
+    for event in (executed(10, 1, "make"), executed(11, 10, "cc"), executed(12, 11, "as")):
+        state.add(event)
+    for pid in (10, 12):
+        state.add({**BASE, "event": "exit", "pid": pid})
+    state.add({**opened(11, "/a"), "time_ns": BASE["time_ns"] + 60 * 10**9})
+    assert [process.pid for _, process in state.tree(ended=False)] == [10, 11]  # 10: somebody below it lives
+    assert [process.pid for _, process in state.tree()] == [10, 11, 12]
+
+
 def test_rates_rise_and_fall() -> None:
     state = State()
     for _ in range(100):
