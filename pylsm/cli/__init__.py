@@ -29,6 +29,7 @@ _COMMANDS = {
     "detach": "detach",
     "check": "check",
     "verify-log": "verify_log",
+    "report": "report",
     "diff": "diff",
     "expect": "expect",
     "schema": "schema",

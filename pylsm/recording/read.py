@@ -152,6 +152,8 @@ def _event(line: bytes) -> tuple[dict[str, Any] | None, str]:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None, "not JSON" if whole else "cut off: the file ends in the middle of a line"
+    if b"\\ud" in line or b"\\uD" in line:
+        found = _sound(found)
     if not isinstance(found, dict):
         return None, "JSON, but no object"
     if "class_uid" in found or "@timestamp" in found:
@@ -177,6 +179,17 @@ def _event(line: bytes) -> tuple[dict[str, Any] | None, str]:
         return None, "field 'time_ns' is null"
     # A field of null says no more than one that is not there.
     return {name: value for name, value in found.items() if value is not None}, ""
+
+
+def _sound(value: Any) -> Any:
+    """JSON can have halves of characters, which no output can: they become U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_sound(item) for item in value]
+    if isinstance(value, dict):
+        return {_sound(name): _sound(item) for name, item in value.items()}
+    return value
 
 
 def _short(value: object) -> str:

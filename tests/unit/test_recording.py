@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pylsm import toml
@@ -151,12 +151,15 @@ def test_no_line_is_too_strange(data: bytes) -> None:
 
 
 values_of_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5) | st.just("\ud800"),
     lambda v: st.lists(v, max_size=3),
     max_leaves=4
 )  # fmt: skip
 
 
+@example({"dst_ip": None}, "connect")
+@example({"path": "\ud800\udc80"}, "open")
+@example({"mode": None, "path": "/x"}, "open")
 @given(
     st.dictionaries(
         st.sampled_from(
