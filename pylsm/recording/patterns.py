@@ -1,16 +1,16 @@
 """Patterns of what may be touched: paths by globs, hosts by networks; and names that differ from run to run.
 
-A glob is the shell's: ``*`` (slashes too), ``?``, ``[a-z]``, ``[!a-z]``; one that ends in a slash is all below it.
+Globs are those of `pylsm.audit.globs`; one that ends in a slash is all below it.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import ipaddress
 import re
 from collections.abc import Callable
 from typing import Final
 
+from pylsm.audit.globs import Glob, GlobError
 from pylsm.errors import PylsmError
 
 __all__ = ["NAMED", "PatternError", "as_glob", "glob", "host", "normal", "shown_normal"]
@@ -49,7 +49,7 @@ def shown_normal(name: str) -> str:
 
 def as_glob(name: str) -> str:
     """A glob of exactly this name, or of all that `normal` makes it of; a byte that is no UTF-8 is a ``?``."""
-    quoted = re.sub(r"[*?[]", lambda found: f"[{found[0]}]", name)
+    quoted = re.sub(r"[*?[\\]", lambda found: f"\\{found[0]}", name)
     return shown_normal(re.sub("[\ud800-\udfff]", "?", quoted))
 
 
@@ -57,11 +57,13 @@ def glob(text: str) -> Callable[[str], object]:
     """Whether a name matches a glob, as a function.
 
     Raises:
-        PatternError: it is empty.
+        PatternError: it is none.
     """
-    if not text:
-        raise PatternError("'' is not a pattern: it is empty", hint="'*' matches everything")
-    return re.compile(fnmatch.translate(text + "*" if text.endswith("/") else text)).match
+    try:
+        matches = Glob(text + "*" if text.endswith("/") else text).matches
+    except GlobError as error:
+        raise PatternError(str(error), hint=error.hint) from None
+    return lambda name: matches(name.encode("utf-8", "surrogateescape"))
 
 
 _HOST = re.compile(

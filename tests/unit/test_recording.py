@@ -204,6 +204,8 @@ def test_out_of_order_and_losses_are_told(tmp_path: Path) -> None:
         ("/[ab]", "/b", True),
         ("/[!ab]", "/b", False),
         ("/etc", "/etc/passwd", False),
+        (r"/a\*", "/a*", True),
+        (r"/a\*", "/ab", False),
         ("*", "/a\nb", True),
         ("/a*", "/a\nb", True),
         ("/usr/*", "…/usr/x", False),
