@@ -27,7 +27,7 @@ _RANDOM: Final = (
     (re.compile(r"^((?:127\.\d+\.\d+\.\d+|\[::1\]):)(?:3[3-9]|[4-6]\d)\d{3}\b"), rf"\g<1>{_ANY}"),  # ephemeral ports
 )
 #: How a glob of such a name begins; it is the only one that is not absolute.
-NAMED: Final = re.compile(r"[a-z_]+:\[")
+NAMED: Final = re.compile(r"[a-z_]+:\\?\[")
 
 
 class PatternError(PylsmError):
