@@ -6,6 +6,7 @@ the schema.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pylsm.audit.events import COMMON, KINDS, Event, Field
@@ -25,6 +26,7 @@ _HEARTBEAT = {
     **dict.fromkeys(Counts._fields, "a count, as `pylsm.audit.session.Counts` has it"),
     "next": "for each processor the sequence number of its next record",
 }
+_NULLABLE = re.compile(r"\bnull\b")
 _TIME = {"type": "string", "format": "date-time", "description": "the UTC time, with --timestamps"}
 
 
@@ -79,10 +81,11 @@ def _kind(row: type[Event]) -> dict[str, Any]:
 
 
 def _field(field: Field, value: object) -> dict[str, Any]:
-    """A field's schema, by the type of its value in an event of zeros: None there is one that may have no value."""
+    """A field's schema, by the type of its value in an event of zeros. One that can be null says so in its meaning."""
     shown: dict[str, Any] = {"description": field.meaning}
     if value is not None:
-        shown["type"] = _TYPES[type(value)]
+        kind = _TYPES[type(value)]
+        shown["type"] = [kind, "null"] if _NULLABLE.search(field.meaning) else kind
     if isinstance(value, list):
         shown["items"] = {"type": "string"}
     return shown

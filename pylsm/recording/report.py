@@ -15,6 +15,7 @@ import json
 import os
 import pkgutil
 import shlex
+import signal as signals
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -244,7 +245,7 @@ class _Processes:
                 row["argv"] = values["argv"]
         elif event == "exit":
             status, signal = values.get("status"), values.get("signal")
-            row["exit"] = f"signal {signal}" if signal else str(status) if status is not None else ""
+            row["exit"] = _signal(signal) if signal else str(status) if status is not None else ""
         elif event == "fork" and "child_pid" in values:
             child = self._rows[self._new(values["child_pid"], time_ns)]
             child.update(parent=number, name=row["name"], exe=row["exe"], argv=row["argv"])
@@ -378,6 +379,13 @@ def _network(text: str) -> tuple[str, str]:
         return "multicast", str(address)
     scope = "link-local" if address.is_link_local else "private" if address.is_private else "public"
     return scope, str(ipaddress.ip_network(f"{address}/{24 if address.version == 4 else 48}", strict=False))
+
+
+def _signal(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _command_line(words: Sequence[str]) -> str:

@@ -64,11 +64,11 @@ def touches(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "write", _path(values, "path")
         if "new_path" in values:
             yield "write", name_of(values, "new_path")
-    elif event == "mmap" and "path" in values:
+    elif event == "mmap" and values.get("path"):
         yield "read", _path(values, "path")
     else:
         words = [str(event)]
-        for field in ("command", "signal_number", "source", "path", "name"):
+        for field in ("protection", "command", "signal_number", "source", "path", "name"):
             if values.get(field) not in (None, ""):
                 words.append(name_of(values, field))
         yield "other", " ".join(words)

@@ -70,6 +70,8 @@ def write(path: Path, *events: dict[str, Any] | bytes) -> Path:
         ({**BASE, "event": "unlink", "path": "/a"}, [("write", "/a")]),
         ({**BASE, "event": "kill", "target_pid": 3, "signal_number": 9}, [("other", "kill 9")]),
         ({**BASE, "event": "module", "name": "loop"}, [("other", "module loop")]),
+        ({**BASE, "event": "mmap", "path": "/lib/x.so", "protection": "r-x"}, [("read", "/lib/x.so")]),
+        ({**BASE, "event": "mmap", "path": "", "protection": "r-x"}, [("other", "mmap r-x")]),
         ({**BASE, "event": "sneeze"}, [("other", "sneeze")]),
         ({**BASE, "event": "exit", "status": 0}, []),
         ({**BASE, "event": "fork", "child_pid": 8}, []),

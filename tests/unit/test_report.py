@@ -158,7 +158,7 @@ def test_processes_and_their_parents(log: Log) -> None:
     assert [(row[PID], row[PARENT], row[EXIT]) for row in rows] == [
         (7, -1, None),
         (8, 0, "1"),
-        (8, 0, "signal 9"),
+        (8, 0, "SIGKILL"),
         (99, 0, None),
     ]
     assert [texts[row[LINE]] for row in rows] == ["sh -c 'a b'", "cat 'x\\x1b'", "sh -c 'a b'", ""]

@@ -335,6 +335,15 @@
   }
   const detailText = (i) => data.details[D[i]].filter(([name]) => name !== "uid" && name !== "gid").map(([name, value]) => `${name} ${value}`).join("  ");
 
+  // A view once more, the same row active: what is below it has been opened or closed.
+  function again(view, at) {
+    view();
+    if (!list) return;
+    list.active = Math.min(at, list.count - 1);
+    list.rows.focus({ preventScroll: true });
+    list.draw();
+  }
+
   const folded = new Set();
   function processesView() {
     const own = processes.map(() => ({ events: 0, net: 0, writes: 0, reads: 0, ticks: [], lines: [] }));
@@ -376,10 +385,7 @@
       }
       if (!row.below || (way > 0 && open)) return;
       open ? folded.add(row.p) : folded.delete(row.p);
-      const active = at;
-      processesView();
-      list.active = active;
-      list.rows.focus({ preventScroll: true });
+      again(processesView, at);
     };
     $("panel").replaceChildren(list.root);
     list.fill(rows.length, (at) => {
@@ -533,9 +539,7 @@
       }
       if (!row.node.below || (way > 0 && row.open)) return;
       opened.set(row.node.path, !row.open);
-      filesView();
-      list.active = at;
-      list.rows.focus({ preventScroll: true });
+      again(filesView, at);
     };
     list.open = (at) => (rows[at].node.below ? list.turn(at, 0) : aboutThing(rows[at].node.thing));
     $("panel").replaceChildren(tools, list.root);
