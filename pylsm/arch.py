@@ -190,6 +190,7 @@ CALLS: Final = {
     "sigaltstack": (131, 132),
     "socket": (41, 198),
     "socketpair": (53, 199),
+    "memfd_create": (319, 279),
     "stat": (4, -1),
     "statx": (332, 291),
     "sysinfo": (99, 179),

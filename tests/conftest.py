@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -53,6 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def source() -> str:
     """The source of events under test: the best that this kernel is known to have."""
     return BACKENDS[0] if IN_VM else "raw_tracepoint"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that every user can reach, as those of pytest cannot be: what delivers events is nobody."""
+    with tempfile.TemporaryDirectory(prefix="pylsm-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

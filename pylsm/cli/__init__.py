@@ -32,6 +32,8 @@ _COMMANDS = {
     "report": "report",
     "diff": "diff",
     "expect": "expect",
+    "ship": "ship",
+    "query": "query",
     "schema": "schema",
     "asm": "asm",
     "disasm": "asm",

@@ -16,6 +16,7 @@ from pylsm.cli.options import (
     enabled,
     last_words,
     open_audit,
+    open_shipping,
     pid,
     renderer,
     watching,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pylsm.audit.cgroups import Cgroup
     from pylsm.audit.selection import Selection
+    from pylsm.cli.shipping import Shipping
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
 
@@ -102,12 +104,15 @@ def _attach(options: Namespace) -> int:
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
+            shipping = open_shipping(options)
+            if shipping is not None:
+                stack.enter_context(shipping)
             audit = stack.enter_context(open_audit(options, settle=False, select=select))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
             audit.trace_families(pids)
             if select is not None and not select.everybody and not audit.selected:
                 unmatched(options)
-            return _follow(options, audit, sink, signals, pids, select)
+            return _follow(options, audit, sink, signals, pids, select, shipping)
     except SkipAudit as skip:
         return skip.status
 
@@ -135,11 +140,19 @@ def _check(options: Namespace) -> None:
 
 
 def _follow(
-    options: Namespace, audit: Audit, sink: Sink, signals: Signals, pids: list[int], select: Selection | None
+    options: Namespace,
+    audit: Audit,
+    sink: Sink,
+    signals: Signals,
+    pids: list[int],
+    select: Selection | None,
+    shipping: Shipping | None,
 ) -> int:
+    if shipping is not None:
+        shipping.started()
     seen = watching(options)
     follower = Follower(
-        audit, sink, renderer(options), signals, options.stats, options.heartbeat, seen, options.on_loss
+        audit, sink, renderer(options), signals, options.stats, options.heartbeat, seen, options.on_loss, shipping
     )
     count = len(audit.family())
     whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"
@@ -156,7 +169,7 @@ def _follow(
                 continue  # ended already, or too many to watch: the family itself is looked at
             stack.callback(os.close, fd)
             watch.append(fd)
-        confine(options, audit)
+        confine(options, audit, shipping=shipping)
         # A family that another tool owns has no end of its own, and one that anybody may join only that of its cgroups.
         shared = options.traced_map is not None and not pids
         groups = _Groups(select.cgroups if select is not None else ())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable
 
+    from pylsm.cli.shipping import Shipping
     from pylsm.cli.watch import Watch
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
@@ -32,6 +33,10 @@ _LEAK_SECONDS = 10.0
 _LOSS_SECONDS = 10.0
 
 _BIG_BATCH = 4096
+#: How often a heartbeat goes to the spool if none are asked for, in seconds: it tells of losses in the kernel.
+_SPOOL_HEARTBEAT_SECONDS = 60.0
+#: How long to wait for room in a spool that is full, in seconds.
+_ROOM_SECONDS = 0.05
 
 
 class Follower:
@@ -46,6 +51,7 @@ class Follower:
         heartbeat_seconds: write a heartbeat to the sink this often (`pylsm.output.heartbeat`); 0 for never.
         watch: looks at the events besides (`pylsm.cli.watch`).
         on_loss: "warn", or "exit" to end when events were lost.
+        shipping: where events go besides; it gets heartbeats in any case.
 
     Attributes:
         lossy: events were lost, and that was reason to end.
@@ -61,6 +67,7 @@ class Follower:
         heartbeat_seconds: float = 0.0,
         watch: Watch | None = None,
         on_loss: str = "warn",
+        shipping: Shipping | None = None,
     ) -> None:
         self._audit = audit
         self._sink = sink
@@ -70,8 +77,10 @@ class Follower:
         self._next_stats = time.monotonic() + stats_seconds
         self._leaks_told = 0
         self._next_leak_warning = 0.0
-        self._heartbeat_seconds = heartbeat_seconds
-        self._next_heartbeat = time.monotonic() + heartbeat_seconds
+        self._shipping = shipping
+        self._beats_are_shown = heartbeat_seconds > 0
+        self._heartbeat_seconds = heartbeat_seconds or (_SPOOL_HEARTBEAT_SECONDS if shipping is not None else 0.0)
+        self._next_heartbeat = time.monotonic() + self._heartbeat_seconds
         self._events = self._heartbeats = 0
         self._session = os.urandom(8).hex()
         self._watch = watch
@@ -110,8 +119,11 @@ class Follower:
         waited = set(watch)
         for fd in waited:
             poll.register(fd, select.POLLIN)
+        shipping = self._shipping
         while True:
-            self._write(self._audit.read())
+            room = shipping is None or shipping.room
+            if room:
+                self._write(self._audit.read())
             if self.lossy:
                 return
             for number in self._signals.take():
@@ -134,12 +146,17 @@ class Follower:
             if due:
                 left = max(0.0, min(due) - time.monotonic())
                 timeout = left if timeout is None else min(timeout, left)
+            if not room:  # what finds no room in the ring is counted by the kernel
+                poll.unregister(self._audit.fileno())
+                timeout = _ROOM_SECONDS
             for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
                 if fd == reader:
                     raise self._sink.gone()
                 if fd in waited:
                     poll.unregister(fd)
                     waited.discard(fd)
+            if not room:
+                poll.register(self._audit.fileno(), select.POLLIN)
 
     def finish(self) -> None:
         """Detach, write what was still in the ring."""
@@ -163,7 +180,10 @@ class Follower:
             continued=self._audit.continued,
             next_numbers=self._audit.next_numbers(),
         )
-        self._sink.write([line])
+        if self._shipping is not None:
+            self._shipping.write([line])
+        if self._beats_are_shown:
+            self._sink.write([line])
         self._heartbeats += 1
 
     def report(self) -> None:
@@ -173,7 +193,10 @@ class Follower:
     def _write(self, events: list[Event]) -> None:
         render = self._render
         for start in range(0, len(events), _BIG_BATCH):
-            self._sink.write([render(event) for event in events[start : start + _BIG_BATCH]])
+            batch = events[start : start + _BIG_BATCH]
+            if self._shipping is not None:
+                self._shipping.write_events(batch)
+            self._sink.write([render(event) for event in batch])
         self._events += len(events)
         if self._watch is not None:
             self._watch.add(events)

@@ -16,20 +16,23 @@ from pylsm.light import TYPE_CHECKING
 from pylsm.loader import BpfError
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser, Namespace
+    from argparse import ArgumentParser, Namespace, _ArgumentGroup
     from collections.abc import Callable
 
     from pylsm.audit.selection import Selection
+    from pylsm.cli.shipping import Shipping
     from pylsm.cli.watch import Watch
 
 __all__ = [
     "SkipAudit",
     "add_audit_options",
+    "add_sink_options",
     "announce",
     "confine",
     "enabled",
     "last_words",
     "open_audit",
+    "open_shipping",
     "pid",
     "renderer",
     "user",
@@ -77,6 +80,15 @@ def ring_size(text: str) -> int:
         raise BadValue(
             f"{text!r} is not a ring size: a power of two from {mmap.PAGESIZE} (a page) to 2G, for example 4M"
         )
+    return size
+
+
+def spool_size(text: str) -> int:
+    """Bytes from 1M on, with an optional K, M or G."""
+    number, factor = (text[:-1], _SUFFIXES[text[-1].lower()]) if text[-1:].lower() in _SUFFIXES else (text, 1)
+    size = int(number) * factor if number.isascii() and number.isdigit() and len(number) < 16 else 0
+    if not 1 << 20 <= size < 1 << 50:
+        raise BadValue(f"{text!r} is not a spool's size: at least 1M, for example 256M or 4G")
     return size
 
 
@@ -173,6 +185,24 @@ def add_audit_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="keep capabilities, and use neither Landlock nor seccomp, once attached (to debug pylsm itself)",
     )
+    spool = add_sink_options(parser)
+    spool.add_argument(
+        "--spool-size", type=spool_size, default=256 << 20, metavar="BYTES", help="size of the spool (default: 256M)"
+    )
+    spool.add_argument(
+        "--spool-policy",
+        choices=("drop-oldest", "drop-newest", "block"),
+        default="drop-oldest",
+        help="what to do when the spool is full: drop the oldest events (default), drop the newest, or block: stop "
+        "reading, so that the kernel counts what is lost. The traced processes never wait",
+    )
+    spool.add_argument(
+        "--spool-sync",
+        choices=("background", "always"),
+        default="background",
+        help="when the disk has what is recorded: within a second or so, and before it is delivered (background, the "
+        "default); or before the next events are read (always)",
+    )
     kernel = parser.add_argument_group("kernel side")
     kernel.add_argument(
         "--backend",
@@ -222,6 +252,33 @@ def add_audit_options(parser: ArgumentParser) -> None:
         default=None,
         help="audit although the file of --config does not say enable_lsm_audit = true, without which it does not",
     )
+
+
+def add_sink_options(parser: ArgumentParser) -> _ArgumentGroup:
+    """Where to deliver to, and from where; the group, for further options."""
+    group = parser.add_argument_group("delivery to other systems (docs/fleet.md)")
+    group.add_argument(
+        "--sink",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="deliver events there as well, at least once and in order; may be repeated. Schemes: syslog+tcp, "
+        "syslog+tls, syslog+unix, sqlite, file",
+    )
+    group.add_argument(
+        "--spool",
+        metavar="DIR",
+        help="where events wait until they are delivered (default with --sink: /var/lib/pylsm/spool)",
+    )
+    group.add_argument("--sink-user", metavar="USER", help="who delivers for root (default: pylsm, or else nobody)")
+    group.add_argument(
+        "--drain",
+        type=seconds,
+        default=10.0,
+        metavar="SECONDS",
+        help="at the end, how long to wait until all is delivered (default: 10); the rest stays in the spool",
+    )
+    return group
 
 
 def enabled(options: Namespace) -> bool:
@@ -361,13 +418,14 @@ def announce(audit: Audit, what: str, quiet: bool) -> None:
             say(f"not seen by it: {blind_spots}")
 
 
-def confine(options: Namespace, audit: Audit, *, signals: bool = False) -> None:
+def confine(options: Namespace, audit: Audit, *, signals: bool = False, shipping: Shipping | None = None) -> None:
     """Give up what is not needed to read events and to write them.
 
     Args:
         options: with ``no_confine``.
         audit: attached, with its family.
         signals: the command's signals are to be passed on.
+        shipping: goes on to write to its spool.
     """
     if options.no_confine:
         return
@@ -382,6 +440,15 @@ def confine(options: Namespace, audit: Audit, *, signals: bool = False) -> None:
 
     audit.members()  # keeps open what translates pids inside a container
     restrict(Needs(signals=signals), counts_are_there)
+
+
+def open_shipping(options: Namespace) -> Shipping | None:
+    """Where events go besides the output, if the options name anything."""
+    if not options.sink and options.spool is None:
+        return None
+    from pylsm.cli.shipping import Shipping
+
+    return Shipping(options)
 
 
 def last_words(audit: Audit, quiet: bool) -> None:

@@ -21,6 +21,7 @@ from pylsm.cli.options import (
     enabled,
     last_words,
     open_audit,
+    open_shipping,
     renderer,
     watching,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _SubParsersAction
     from typing import NoReturn
 
+    from pylsm.cli.shipping import Shipping
     from pylsm.cli.watch import Watch
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
@@ -94,26 +96,39 @@ def _run(options: Namespace) -> int:
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
+            shipping = open_shipping(options)
+            if shipping is not None:
+                stack.enter_context(shipping)
             audit = stack.enter_context(open_audit(options))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD, *_FORWARDED))
             child = stack.enter_context(_Child(command, who))
-            return _follow(options, audit, sink, signals, child, watch)
+            return _follow(options, audit, sink, signals, child, watch, shipping)
     except SkipAudit:
         _execute(command, who)
 
 
-def _follow(options: Namespace, audit: Audit, sink: Sink, signals: Signals, child: _Child, watch: Watch | None) -> int:
+def _follow(
+    options: Namespace,
+    audit: Audit,
+    sink: Sink,
+    signals: Signals,
+    child: _Child,
+    watch: Watch | None,
+    shipping: Shipping | None,
+) -> int:
+    if shipping is not None:
+        shipping.started()
     audit.trace(to_initial([child.pid]))
     whose = f" of user {child.who.name}" if child.who is not None else ""
     announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)
     follower = Follower(
-        audit, sink, renderer(options), signals, options.stats, options.heartbeat, watch, options.on_loss
+        audit, sink, renderer(options), signals, options.stats, options.heartbeat, watch, options.on_loss, shipping
     )
     failed = child.release()
     if failed:
         return failed
     # Before the first byte that CMD chose is read.
-    confine(options, audit, signals=True)
+    confine(options, audit, signals=True, shipping=shipping)
     try:
         follower.run(lambda: not audit.family(), child.on_signal, [child.pidfd])
         if follower.lossy:

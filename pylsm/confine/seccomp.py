@@ -137,12 +137,13 @@ _NETWORK = (
     "getsockname",
     "getpeername",
     "shutdown",
+    "memfd_create",
 )
 
 #: bpf(2) commands on what is open: element lookup, update, delete, next key, info, batches, iterator, detach.
 _BPF_COMMANDS: Final = (1, 2, 3, 4, 15, 24, 25, 26, 27, 33, 34)
-#: TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, PERF_EVENT_IOC_DISABLE. Not TIOCSTI.
-_IOCTLS: Final = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x2401)
+#: TCGETS, TIOCGPGRP, TIOCGWINSZ, TIOCOUTQ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, PERF_EVENT_IOC_DISABLE. Not TIOCSTI.
+_IOCTLS: Final = (0x5401, 0x540F, 0x5413, 0x5411, 0x541B, 0x5421, 0x5450, 0x5451, 0x2401)
 _O_TMPFILE = 0o20000000
 _WRITING: Final = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | _O_TMPFILE
 _CLONE_THREAD = 0x10000

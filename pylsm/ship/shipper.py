@@ -76,6 +76,7 @@ class Delivery(threading.Thread):
         self._pause = _FIRST_PAUSE
         self._told = ("", 0.0)
         self._state = "starting"
+        self._idle = False
         self._delivered = self._rejected = self._retries = self._newest_ns = 0
         self._lost: dict[str, int] = {}
         self._counted_to = self._cursor.position.number  # losses before it are in _lost
@@ -96,6 +97,11 @@ class Delivery(threading.Thread):
             self._retries,
             self._newest_ns,
         )
+
+    @property
+    def idle(self) -> bool:
+        """All that it found when it last looked is acknowledged."""
+        return self._idle and not self._unsettled
 
     def wake(self) -> None:
         """There is something to read."""
@@ -128,6 +134,7 @@ class Delivery(threading.Thread):
         self._settle()
         self._wake.clear()
         batch = self._reader.read(1 if self._singly else self._sink.batch)
+        self._idle = not batch
         if not batch:
             self._pause = _FIRST_PAUSE
             self._good()
@@ -184,6 +191,7 @@ class Delivery(threading.Thread):
 
     def _failed(self, error: DeliveryError) -> None:
         """Keep what was taken, and go on from there after a while."""
+        self._idle = False
         self._retries += 1
         with suppress(Exception):
             self._sink.close()
@@ -314,6 +322,11 @@ class Shipper:
                     self._synced = (segment, now)
                 finally:
                     os.close(fd)
+
+    @property
+    def idle(self) -> bool:
+        """All that the sinks found when they last looked is acknowledged."""
+        return all(delivery.idle for delivery in self._deliveries)
 
     def undelivered(self, end: int) -> dict[str, int]:
         """By the name of the sink how many events before the number ``end`` it has not acknowledged; 0 is left out."""

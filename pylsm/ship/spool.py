@@ -368,7 +368,7 @@ def loss(first: int, last: int, reason: str) -> bytes:
         reason: "dropped-oldest", "dropped-newest", "corrupt" or "rejected" (an engine does not take it).
     """
     return (
-        f'{{"event":"{LOST}","time_ns":{time.time_ns()},"reason":"{reason}","count":{last - first + 1}'
+        f'{{"version":1,"event":"{LOST}","time_ns":{time.time_ns()},"reason":"{reason}","count":{last - first + 1}'
         f',"first":{first},"last":{last}}}'
     ).encode()
 

@@ -27,7 +27,8 @@ ALLOWED = {
     "recording": {"", "errors", "audit", "output", "toml"},
     "view": {"", "errors", "recording"},
     "confine": {"errors", "arch", "libc"},
-    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording", "toml", "view"},
+    "ship": {"errors", "confine"},
+    "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording", "ship", "toml", "view"},
     "__init__": {"audit"},
     "__main__": {"cli"},
 }

@@ -1,7 +1,7 @@
 """Sinks: one module for each kind of engine, which imports that engine's library when it connects and not before.
 
-A sink is named by a URL. What it reads from disk (keys, passwords) it reads when it is made, so that a privileged process
-can make it, and one that has given up its privileges use it.
+A sink is named by a URL. What it reads from disk (keys, passwords) it reads when it is made, so that a privileged
+process can make it, and one that has given up its privileges use it.
 """
 
 from __future__ import annotations

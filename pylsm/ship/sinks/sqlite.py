@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from pylsm.errors import PylsmError
@@ -71,14 +72,15 @@ class Sqlite(Sink):
         assert self._store is not None
         try:
             self._store.add(batch)
-            now = time.monotonic()
-            if now - self._retained >= _RETAIN_SECONDS:
-                self._retained = now
-                options = self.address.options
-                self._store.retain(options["max_size"], options["max_age"])
+            if time.monotonic() - self._retained >= _RETAIN_SECONDS:
+                self._retain(self._store)
         except sqlite3.Error as error:
             raise self._failed(error) from None
         return 0
+
+    def _retain(self, store: Store) -> None:
+        self._retained = time.monotonic()
+        store.retain(self.address.options["max_size"], self.address.options["max_age"])
 
     def _failed(self, error: sqlite3.Error) -> DeliveryError:
         return DeliveryError(
@@ -88,8 +90,11 @@ class Sqlite(Sink):
     def close(self) -> None:
         """Close the database."""
         store, self._store = self._store, None
-        if store is not None:
-            store.close()
+        if store is None:
+            return
+        with suppress(sqlite3.Error):
+            self._retain(store)
+        store.close()
 
 
 SINK = Sqlite
