@@ -439,7 +439,8 @@ def confine(options: Namespace, audit: Audit, *, signals: bool = False, shipping
         return True
 
     audit.members()  # keeps open what translates pids inside a container
-    restrict(Needs(signals=signals), counts_are_there)
+    writable = shipping.writable if shipping is not None else ()
+    restrict(Needs(signals=signals, writable=writable), counts_are_there)
 
 
 def open_shipping(options: Namespace) -> Shipping | None:

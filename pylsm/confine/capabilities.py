@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAP_BPF",
+    "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
     "CAP_SYS_PTRACE",
     "clear_ambient",
     "effective_only",
@@ -26,8 +29,11 @@ __all__ = [
 ]
 
 # include/uapi/linux/capability.h
+CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
 CAP_KILL: Final = 5
+CAP_SETGID: Final = 6
+CAP_SETUID: Final = 7
 CAP_SYS_PTRACE: Final = 19
 CAP_BPF: Final = 39
 _NAMES = {

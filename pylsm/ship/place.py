@@ -7,6 +7,7 @@ import pwd
 import stat
 from contextlib import suppress
 
+from pylsm.confine.capabilities import CAP_CHOWN, CAP_SETGID, CAP_SETUID, permitted
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.ship.spool import SpoolError
 
@@ -33,7 +34,8 @@ class Courier(NamedTuple):
 
 
 def courier(name: str | None = None) -> Courier:
-    """Who delivers for this process: for root a user that owns nothing else, for anybody else itself.
+    """Who delivers for this process: for root another user, for anybody else, and for a root that may not change its
+    user (in a systemd unit), itself.
 
     Args:
         name: a user, in place of "pylsm" or, where there is none of that name, "nobody".
@@ -44,6 +46,12 @@ def courier(name: str | None = None) -> Courier:
     if os.geteuid() != 0:
         if name is not None:
             raise SpoolError(f"only root can deliver as {name}", hint="leave --sink-user out")
+        return Courier(-1, -1, "")
+    if not {CAP_CHOWN, CAP_SETGID, CAP_SETUID} <= permitted():
+        if name is not None:
+            raise SpoolError(
+                f"this root cannot deliver as {name}", hint="it lacks one of CAP_SETUID, CAP_SETGID and CAP_CHOWN"
+            )
         return Courier(-1, -1, "")
     for candidate in (name,) if name is not None else _USERS:
         try:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pylsm.confine import Needs, restrict
+from pylsm.confine.capabilities import keep_only
 from pylsm.confine.kernel import PR_SET_NO_NEW_PRIVS, prctl
 from pylsm.ship.identity import Identity, identify
 from pylsm.ship.place import Courier
@@ -95,6 +96,7 @@ def deliver(job: Job, ready: Callable[[], None]) -> int:
         os.setresgid(job.who.gid, job.who.gid, job.who.gid)
         os.setresuid(job.who.uid, job.who.uid, job.who.uid)
         _import_through(modules)
+    keep_only(())
     os.umask(0o027)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     ready()

@@ -96,6 +96,20 @@ def test_what_delivers_has_no_privileges(place: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_a_root_that_may_not_change_its_user_delivers_itself(place: Path) -> None:
+    """As in a systemd unit."""
+    bounded = ("setpriv", "--bounding-set", "-setuid,-setgid,-chown", "--no-new-privs")
+    options = ("-q", "-o", "/dev/null", "--spool", place / "spool", "--sink", f"file://{place}/out")
+    ran = subprocess.run([*bounded, *PYLSM, "run", *map(str, options), "--", "true"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert objects(place / "out")[-1]["final"]
+    assert (place / "spool").stat().st_mode & 0o777 == 0o700
+    named = [*bounded, *PYLSM, "run", *map(str, options), "--sink-user", "nobody", "--", "true"]
+    refused = subprocess.run(named, capture_output=True, text=True)
+    assert refused.returncode == 125
+    assert "this root cannot deliver as nobody" in refused.stderr
+
+
 def _read(pid: int, name: str) -> bytes:
     return Path(f"/proc/{pid}/{name}").read_bytes()
 
