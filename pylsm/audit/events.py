@@ -64,12 +64,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMMON",
+    "CONTEXT",
+    "CONTEXT_EVENTS",
     "DEFAULT",
     "KINDS",
+    "WHERE",
     "Bind",
     "Bpf",
     "Chmod",
     "Connect",
+    "Context",
     "Destination",
     "Event",
     "Exec",
@@ -77,6 +81,9 @@ __all__ = [
     "Field",
     "FileOpen",
     "Fork",
+    "HeldConnect",
+    "HeldListen",
+    "HeldOpen",
     "Kill",
     "Listen",
     "Mkdir",
@@ -88,6 +95,7 @@ __all__ = [
     "Sendto",
     "Unlink",
     "choose",
+    "set_context",
 ]
 
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
@@ -158,6 +166,26 @@ _PORT = slice(CONNECT.field("port")[0], sum(CONNECT.field("port")))
 _ADDRESS = slice(CONNECT.field("address")[0], sum(CONNECT.field("address")))
 
 
+class Context(NamedTuple):
+    """What is known of a process besides its numbers; None for what is not.
+
+    Attributes:
+        ppid: its parent.
+        exe: the file that it runs.
+        user: name of its real uid.
+        cgroup_id: id of its cgroup (v2).
+        container: the container that its cgroup is of: its id, or the name where its runtime has none.
+        net_ns: its network namespace: the inode of /proc/PID/ns/net.
+    """
+
+    ppid: int | None
+    exe: bytes | None
+    user: str | None
+    cgroup_id: int | None
+    container: str | None
+    net_ns: int | None
+
+
 def _signed(number: int) -> int:
     return number - (1 << 32) if number >> 31 else number
 
@@ -182,10 +210,11 @@ class Event:
         flag_names: attributes that ``flags`` lists when they are true.
     """
 
-    __slots__ = ("clock_ns", "record")
+    __slots__ = ("_context", "clock_ns", "record")
 
     record: bytes
     clock_ns: int
+    _context: tuple[Context, tuple[str | None, str | None, str] | None]
 
     name: ClassVar[str]
     kind: ClassVar[int]
@@ -241,6 +270,22 @@ class Event:
         """Its number on that processor, counted from 0 since the programs were loaded. A gap is a record lost; of two
         processes, one of which interrupts the other, the later number can come first."""
         return _sequence(self.record)
+
+    @property
+    def context(self) -> Context | None:
+        """What is known of the process besides, where an audit was asked for it."""
+        try:
+            return self._context[0]
+        except AttributeError:
+            return None
+
+    @property
+    def where(self) -> tuple[str | None, str | None, str] | None:
+        """Of what goes to an address: source address, interface, and scope; where an audit was asked for it."""
+        try:
+            return self._context[1]
+        except AttributeError:
+            return None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -363,9 +408,9 @@ class FileOpen(Event):
     programs = ("file_open", "sys_exit")
     default = True
     summary = "a file opened, once per process incarnation (start time and exec), device, inode and access mode"
-    flag_names = ("basename", "truncated", "unlinked")
+    flag_names: ClassVar[tuple[str, ...]] = ("basename", "truncated", "unlinked")
     line = (("mode", "mode"), ("flags", "flags"), ("path", "path"))
-    fields = (
+    fields: ClassVar[tuple[Field, ...]] = (
         _field("path", "as the process's root sees it"),
         _field("mode", '`"r"`, `"w"` or `"rw"`, as the kernel granted it; `"-"` for neither'),
         _field("open_flags", "`O_*` flags as a number"),
@@ -667,7 +712,7 @@ class Listen(Destination):
     programs = ("socket_listen", "sys_enter_listen")
     summary = "a socket of IPv4 or IPv6 that is to be connected to"
     line = (("src", "dst"), ("backlog", "backlog"), ("flags", "flags"))
-    fields = (
+    fields: ClassVar[tuple[Field, ...]] = (
         _field("src_ip", "the address that it is bound to; of all zeros: any", attrgetter("dst_ip")),
         _field("sport", "its port; 0: the kernel chooses one", attrgetter("port")),
         _field("family", '`"ipv4"` or `"ipv6"`: the socket\'s', attrgetter("family_name")),
@@ -969,6 +1014,74 @@ class Bpf(_Act):
         except ValueError:
             return str(number)
 
+
+class _Held(Event):
+    """What was there when its process was attached: of no processor, without a number."""
+
+    __slots__ = ()
+
+    already_open = True
+
+    @property
+    def cpu(self) -> int:
+        """-1."""
+        return -1
+
+    @property
+    def sequence(self) -> int:
+        """-1."""
+        return -1
+
+
+_ALREADY = _field("already_open", "it was there when the process was attached")
+
+
+class HeldConnect(_Held, Connect):
+    """A socket that was connected when its process was attached."""
+
+    __slots__ = ()
+
+    flag_names: ClassVar[tuple[str, ...]] = (*Connect.flag_names, "already_open")
+    fields: ClassVar[tuple[Field, ...]] = (*Connect.fields, _ALREADY)
+
+
+class HeldListen(_Held, Listen):
+    """A socket that listened when its process was attached."""
+
+    __slots__ = ()
+
+    flag_names: ClassVar[tuple[str, ...]] = (*Listen.flag_names, "already_open")
+    fields: ClassVar[tuple[Field, ...]] = (*Listen.fields, _ALREADY)
+
+
+class HeldOpen(_Held, FileOpen):
+    """A file that was open when its process was attached."""
+
+    __slots__ = ()
+
+    flag_names: ClassVar[tuple[str, ...]] = (*FileOpen.flag_names, "already_open")
+    fields: ClassVar[tuple[Field, ...]] = (*FileOpen.fields, _ALREADY)
+
+
+#: Gives an event its context; nobody but `pylsm.audit.context` does.
+set_context: Final[Callable[[Event, object], None]] = Event._context.__set__  # type: ignore[attr-defined,misc]
+
+#: Kinds of events that contexts are made of.
+CONTEXT_EVENTS: Final = ("exec", "exit", "fork")
+#: What an audit with ``context`` adds to each event in JSON, and to those that go to an address.
+CONTEXT: Final = (
+    _field("ppid", "the parent process"),
+    _field("exe", "the file that the process runs"),
+    _field("user", "name of `uid`"),
+    _field("cgroup_id", "id of its cgroup (v2)"),
+    _field("container", "the container that its cgroup is of: its id, or a name"),
+    _field("net_ns", "its network namespace: the inode of /proc/PID/ns/net"),
+)
+WHERE: Final = (
+    _field("src_ip", "the source address by the routes at the attach"),
+    _field("interface", "the interface by the routes at the attach"),
+    _field("scope", '`"loopback"`, `"private"`, `"link-local"`, `"multicast"` or `"public"`'),
+)
 
 #: The fields that every event has in JSON.
 COMMON: Final = (

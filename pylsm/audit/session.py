@@ -14,12 +14,12 @@ from contextlib import ExitStack, suppress
 from pylsm.audit import maps
 from pylsm.audit.cache import Cache
 from pylsm.audit.decode import Decoder
-from pylsm.audit.events import DEFAULT, KINDS, Connect, Event, FileOpen, choose
+from pylsm.audit.events import CONTEXT_EVENTS, DEFAULT, KINDS, Connect, Event, FileOpen, choose
 from pylsm.audit.marks import Marks
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import LACKING, PLAIN, SOURCES, Options, Plan, Source
-from pylsm.audit.targets import NoSuchProcess, descendants, lives
+from pylsm.audit.targets import NoSuchProcess, descendants, in_initial_pid_namespace, lives
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, Map, Object, RingBuffer
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeAlias
 
     from pylsm.asm import MapSpec, Program
+    from pylsm.audit.context import Processes
     from pylsm.audit.pinned import PinnedAudit
     from pylsm.audit.selection import Selection
     from pylsm.btf import Btf
@@ -101,6 +102,8 @@ class Audit:
         settle: False leaves to the caller when `settle` is called, which has to be soon.
         events: names of the kinds of events to be recorded (`pylsm.audit.events.KINDS`), "default" and "all" among
             them; by default those that say so. Programs of other kinds are not loaded.
+        context: give each event what is known of its process (`Event.context`); exec, exit and fork are then among the
+            kinds.
         select: whom to trace besides those given to `trace` and `trace_families`: who matches now with all its
             descendants, and who will match later.
 
@@ -131,11 +134,18 @@ class Audit:
         settle: bool = True,
         events: Iterable[str] | None = None,
         select: Selection | None = None,
+        context: bool = False,
     ) -> None:
         self._selection = select
         self._options = Options(select=select.select) if select is not None else PLAIN
         self.selected: list[int] = []
         self.events = DEFAULT if events is None else choose(events)
+        self._processes: Processes | None = None
+        if context:
+            from pylsm.audit.context import Processes
+
+            self.events = choose([*self.events, *CONTEXT_EVENTS])
+            self._processes = Processes()
         self.refused: dict[str, PylsmError] = {}
         self._btf = None
         if btf is not None:
@@ -157,7 +167,7 @@ class Audit:
             if self._pinned is not None and self.continued:
                 if events is None:
                     assert self._pinned.state is not None
-                    self.events = choose(self._pinned.state.events)
+                    self.events = choose([*self._pinned.state.events, *(CONTEXT_EVENTS if context else ())])
                 source, traced_map, ring = self._continue(self._pinned)
             traced, records = maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)
             own = self._maps([traced, records])
@@ -188,7 +198,12 @@ class Audit:
 
     @classmethod
     def adopt(
-        cls, path: str | os.PathLike[str], *, btf: str | None = None, events: Iterable[str] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        btf: str | None = None,
+        events: Iterable[str] | None = None,
+        context: bool = False,
     ) -> Audit:
         """Continue an audit that another process pinned: its family, its records that wait, its counts.
 
@@ -199,6 +214,7 @@ class Audit:
             path: the directory that ``pin`` was given.
             btf: see `Audit`.
             events: kinds of events from now on; by default those that are recorded already.
+            context: see `Audit`.
 
         Raises:
             PinnedError: there is no whole audit of a version that fits, or another process has it; it is left as it is.
@@ -206,7 +222,7 @@ class Audit:
         """
         from pylsm.audit.pinned import PinnedAudit
 
-        return cls(pin=PinnedAudit.adopt(path), btf=btf, events=events)
+        return cls(pin=PinnedAudit.adopt(path), btf=btf, events=events, context=context)
 
     def _continue(self, pinned: PinnedAudit) -> tuple[str, Map, Map]:
         """Source, family and ring of the audit that is adopted."""
@@ -467,6 +483,20 @@ class Audit:
                 ) from None
             # After its number, which its children need to follow it.
             self._marks.set(tgid, self._tag)
+            if self._processes is not None and in_initial_pid_namespace():
+                self._processes.seed(tgid)
+
+    def already_open(self) -> list[Event]:
+        """What the family holds now: its sockets as connects (and as listens, if that kind was asked for), its files as
+        opens, each with ``already_open``. They are in none of the counts."""
+        from pylsm.audit.already import already_open
+
+        if not in_initial_pid_namespace():
+            return []
+        found = already_open(self.members(), self.events)
+        if self._processes is not None:
+            self._processes.join(found)
+        return found
 
     def _untrace(self, tgids: Iterable[int]) -> None:
         for tgid in tgids:
@@ -543,8 +573,11 @@ class Audit:
 
     def _drain(self) -> list[Event]:
         events, self._backlog = self._backlog, []
+        waited = len(events)
         self._decoder.synchronise()
         self._ring.drain_spans(lambda data, spans: events.extend(self._decoder.decode_batch(data, spans)))
+        if self._processes is not None:
+            self._processes.join(events[waited:])
         return events
 
     @property

@@ -89,6 +89,11 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
         help="continue the audit pinned in DIR with the programs of this pylsm, which take over between one event and "
         "the next: its processes (and those named here), what waits in its ring, its counts",
     )
+    parser.add_argument(
+        "--already-open",
+        action="store_true",
+        help="begin with the sockets and files that the processes hold already, marked already_open",
+    )
     add_audit_options(parser)
     parser.set_defaults(handler=_attach, parser=parser)
 
@@ -154,6 +159,7 @@ def _follow(
     follower = Follower(
         audit, sink, renderer(options), signals, options.stats, options.heartbeat, seen, options.on_loss, shipping
     )
+    held = audit.already_open() if options.already_open else []
     count = len(audit.family())
     whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"
     announce(audit, whom, options.quiet)
@@ -180,6 +186,7 @@ def _follow(
             return not shared and not audit.family()
 
         try:
+            follower.tell(held)
             follower.run(ended, lambda _: True, watch, _JOIN_SECONDS if audit.open_ended else None)
         finally:
             if not sink.failed:

@@ -158,6 +158,13 @@ class Follower:
             if not room:
                 poll.register(self._audit.fileno(), select.POLLIN)
 
+    def tell(self, events: list[Event]) -> None:
+        """Write events that were not recorded, and are in no count."""
+        if events:
+            self._sink.write([self._render(event) for event in events])
+            if self._watch is not None:
+                self._watch.add(events)
+
     def finish(self) -> None:
         """Detach, write what was still in the ring."""
         self._write(self._audit.stop())

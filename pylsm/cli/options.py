@@ -127,6 +127,13 @@ def add_audit_options(parser: ArgumentParser) -> None:
         help='what to record: kinds of events, "default" or "all" (default: ' + ",".join(DEFAULT) + "; "
         "docs/events.md has all kinds)",
     )
+    parser.add_argument(
+        "--context",
+        action="store_true",
+        help="with each event what is known of its process: ppid, exe, user, cgroup, container, network "
+        "namespace; with those that go to an address the source address, the interface and the scope (adds exec, exit "
+        "and fork)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--format",
@@ -333,7 +340,7 @@ def renderer(options: Namespace) -> Callable[[Event], str]:
     if form == "json":
         from pylsm.output import jsonl
 
-        return jsonl.render
+        return jsonl.render_with_context if options.context else jsonl.render
     from pylsm.output import text
 
     return functools.partial(text.render, timestamps=options.timestamps, colour=_in_colour(options))
@@ -380,7 +387,7 @@ def open_audit(options: Namespace, *, settle: bool = True, select: Selection | N
     pin = getattr(options, "pin", None)
     try:
         if getattr(options, "adopt", None) is not None:
-            return Audit.adopt(options.adopt, btf=options.btf, events=options.events)
+            return Audit.adopt(options.adopt, btf=options.btf, events=options.events, context=options.context)
         return Audit(
             source=source,
             ring_bytes=options.ring_size,
@@ -391,6 +398,7 @@ def open_audit(options: Namespace, *, settle: bool = True, select: Selection | N
             pin=pin,
             settle=settle,
             events=options.events,
+            context=options.context,
             select=select,
         )
     except UnavailableError as error:
@@ -440,7 +448,12 @@ def confine(options: Namespace, audit: Audit, *, signals: bool = False, shipping
 
     audit.members()  # keeps open what translates pids inside a container
     writable = shipping.writable if shipping is not None else ()
-    restrict(Needs(signals=signals, writable=writable), counts_are_there)
+    readable: tuple[str, ...] = ()
+    if options.context:
+        from pylsm.audit.context import READABLE
+
+        readable = READABLE
+    restrict(Needs(signals=signals, writable=writable, readable=readable), counts_are_there)
 
 
 def open_shipping(options: Namespace) -> Shipping | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pylsm.audit.events import COMMON, KINDS, Event
+from pylsm.audit.events import COMMON, CONTEXT, KINDS, WHERE, Event, HeldOpen
 from pylsm.output import jsonl
 from pylsm.output.escape import escape
 from pylsm.output.jsonl import VERSION, to_dict
@@ -16,13 +16,13 @@ __all__ = ["known", "render_json", "render_stamped", "render_text"]
 
 def known() -> list[str]:
     """The names of all fields of all kinds."""
-    names = [field.name for kind in (None, *KINDS) for field in (kind.fields if kind else COMMON)]
-    return list(dict.fromkeys(names))
+    tables = (COMMON, *(kind.fields for kind in KINDS), CONTEXT, WHERE, HeldOpen.fields)
+    return list(dict.fromkeys(field.name for table in tables for field in table))
 
 
 def render_stamped(event: Event) -> str:
     """An event as one line of JSON with ``time`` at its end: the UTC time, as RFC 3339 has it."""
-    return f'{jsonl.render(event)[:-1]},"time":"{stamp(event.time_ns)}"}}'
+    return f'{jsonl.render_with_context(event)[:-1]},"time":"{stamp(event.time_ns)}"}}'
 
 
 def render_json(event: Event, names: Sequence[str], *, timestamps: bool = False) -> str:
@@ -52,11 +52,11 @@ def render_text(event: Event, names: Sequence[str], *, timestamps: bool = False)
         names: of fields, in their order.
         timestamps: begin with the UTC time.
     """
-    fields = {field.name: field for field in (*COMMON, *event.fields)}
-    chosen = [fields[name] for name in names if name in fields and name != "event"]
+    values = {**_context(event), **{field.name: field.of(event) for field in (*COMMON, *event.fields)}}
+    chosen = [name for name in names if name in values and name != "event"]
     words = [f"[LSM] {event.name}"]
-    for index, field in enumerate(chosen):
-        value = field.of(event)
+    for index, name in enumerate(chosen):
+        value = values[name]
         if isinstance(value, bytes):
             value = escape(value, spaces=index < len(chosen) - 1)
         elif isinstance(value, tuple):
@@ -65,6 +65,14 @@ def render_text(event: Event, names: Sequence[str], *, timestamps: bool = False)
         elif isinstance(value, bool):
             value = "true" if value else "false"
         if value is not None:
-            words.append(f"{field.name}={value}")
+            words.append(f"{name}={value}")
     line = " ".join(words)
     return f"{stamp(event.time_ns)} {line}" if timestamps else line
+
+
+def _context(event: Event) -> dict[str, object]:
+    context, where = event.context, event.where
+    found: dict[str, object] = {field.name: field.of(context) for field in CONTEXT} if context is not None else {}
+    if where is not None:
+        found.update((field.name, value) for field, value in zip(WHERE, where))
+    return found

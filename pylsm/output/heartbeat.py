@@ -139,7 +139,9 @@ class _Session:
         self.missing: list[str] = []
 
     def event(self, found: dict[str, Any], line: int) -> None:
-        """A line of an event."""
+        """A line of an event; what was there at the attach is none of the kernel's, and not counted."""
+        if found.get("already_open") is True:
+            return
         self.since += 1
         cpu, number = found.get("cpu"), found.get("sequence")
         if type(cpu) is not int or type(number) is not int or cpu < 0 or number < 0:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from _socket import AF_INET  # see events
 
-from pylsm.audit.events import COMMON, MINOR_BITS, MODES, Connect, Event, FileOpen
+from pylsm.audit.events import COMMON, CONTEXT, MINOR_BITS, MODES, WHERE, Connect, Context, Event, Exec, FileOpen
 from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Final
 
 try:
@@ -24,7 +24,7 @@ try:
 except ImportError:
     from json.encoder import encode_basestring_ascii as _quote
 
-__all__ = ["VERSION", "render", "render_by_table", "to_dict"]
+__all__ = ["VERSION", "render", "render_by_table", "render_with_context", "to_dict"]
 
 VERSION: Final = 1
 
@@ -34,6 +34,9 @@ _MINOR_MASK = (1 << MINOR_BITS) - 1
 _U32 = (1 << 32) - 1
 _NUL = b"\0"
 _START = f'{{"version":{VERSION},"event":'
+#: What has been made of contexts, which are the same for most events of a process.
+_CONTEXTS: dict[Context, str] = {}
+_MAX_CONTEXTS = 4096
 _BOOL = ("false", "true")
 
 
@@ -51,6 +54,27 @@ def render_by_table(event: Event) -> str:
         f',"uid":{event.uid},"gid":{event.gid},"cpu":{event.cpu},"sequence":{event.sequence}'
         f",{_text('comm', event.comm)}{comma}{shown}}}"
     )
+
+
+def render_with_context(event: Event) -> str:
+    """What `render` gives, with what is known of the process behind it (`Event.context`)."""
+    context = event.context
+    if context is None:
+        return render(event)
+    shown = None if type(event) is Exec else _CONTEXTS.get(context)  # an exec has some of it itself
+    if shown is None:
+        own = {field.name for field in event.fields}
+        shown = ",".join(_value(field.name, field.of(context)) for field in CONTEXT if field.name not in own)
+        if type(event) is not Exec:
+            if len(_CONTEXTS) >= _MAX_CONTEXTS:
+                _CONTEXTS.clear()
+            _CONTEXTS[context] = shown
+    where = event.where
+    if where is not None:
+        own = {field.name for field in event.fields}
+        pairs = zip(WHERE, where)
+        shown += "".join("," + _value(field.name, value) for field, value in pairs if field.name not in own)
+    return f"{render(event)[:-1]},{shown}}}"
 
 
 # The two kinds that make up most of a recording are put together by hand, the whole record unpacked at once: by the
@@ -89,8 +113,7 @@ _BY_HAND: dict[type[Event], Callable[[Any], str]] = {Connect: _connect, FileOpen
 def to_dict(event: Event) -> dict[str, Any]:
     """What `render` gives, as values: the event's fields under their names in the output."""
     fields: dict[str, Any] = {"version": VERSION}
-    for field in (*COMMON, *event.fields):
-        name, value = field.name, field.of(event)
+    for name, value in _values(event):
         if isinstance(value, bytes):
             fields[name] = shown = value.decode("utf-8", "replace")
             if shown.encode() != value:
@@ -103,6 +126,18 @@ def to_dict(event: Event) -> dict[str, Any]:
         else:
             fields[name] = value
     return fields
+
+
+def _values(event: Event) -> Iterator[tuple[str, Any]]:
+    """Names and values of an event's fields, and of those of its context that it has not itself."""
+    for field in (*COMMON, *event.fields):
+        yield field.name, field.of(event)
+    context, where = event.context, event.where
+    own = {field.name for field in event.fields}
+    if context is not None:
+        yield from ((field.name, field.of(context)) for field in CONTEXT if field.name not in own)
+    if where is not None:
+        yield from ((field.name, value) for field, value in zip(WHERE, where) if field.name not in own)
 
 
 def _value(name: str, value: object) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pylsm.audit.events import COMMON, KINDS, Event, Field
+from pylsm.audit.events import COMMON, CONTEXT, KINDS, WHERE, Event, Field, HeldOpen
 from pylsm.audit.session import Counts
 from pylsm.output.jsonl import VERSION, to_dict
 
@@ -76,6 +76,8 @@ def _kind(row: type[Event]) -> dict[str, Any]:
                 **({"type": "array", "items": exact} if isinstance(field.of(blank), tuple) else exact),
                 "description": f"the exact bytes of `{field.name}`, only when they are no UTF-8",
             }
+    for field in (*CONTEXT, *WHERE, *HeldOpen.fields[-1:]):
+        properties.setdefault(field.name, {"description": field.meaning + " (only where it was asked for)"})
     required = ["version", "event", *(f.name for f in (*COMMON, *row.fields) if values[f.name] is not None)]
     return {"description": row.summary, "properties": properties, "required": list(dict.fromkeys(required))}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pylsm.audit.events import Event
+from pylsm.audit.events import Context, Event
 from pylsm.light import TYPE_CHECKING
 from pylsm.output.escape import escape
 
@@ -34,6 +34,9 @@ def render(event: Event, *, timestamps: bool = False, colour: bool = False) -> s
     them escaped.
     """
     words = [f"[LSM] {event.name} pid={event.pid} comm={escape(event.comm, spaces=True)}"]
+    context = event.context
+    if context is not None:
+        words += _context(event, context)
     line = event.line
     last = len(line) - 1
     for index, (label, attribute) in enumerate(line):
@@ -49,6 +52,19 @@ def render(event: Event, *, timestamps: bool = False, colour: bool = False) -> s
         words = _paint(event, words)
     text = " ".join(words)
     return f"{stamp(event.time_ns)} {text}" if timestamps else text
+
+
+def _context(event: Event, context: Context) -> list[str]:
+    shown = {"user": context.user, "ppid": context.ppid, "container": context.container, "exe": context.exe}
+    where = event.where
+    if where is not None:
+        shown.update(zip(("src_ip", "interface", "scope"), where))
+    own = {label for label, _ in event.line}
+    return [
+        f"{name}={escape(value, spaces=True) if isinstance(value, bytes) else value}"
+        for name, value in shown.items()
+        if value is not None and name not in own
+    ]
 
 
 def _paint(event: Event, words: list[str]) -> list[str]:
