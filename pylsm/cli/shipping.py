@@ -18,7 +18,7 @@ from pylsm.cli.sink import SinkError
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
-from pylsm.output.jsonl import render
+from pylsm.output.jsonl import render_with_context
 from pylsm.ship.identity import identify
 from pylsm.ship.place import courier, default_directory, make_directory
 from pylsm.ship.sinks import make
@@ -147,7 +147,7 @@ class Shipping:
 
     def write_events(self, events: list[Event]) -> None:
         """Put events into the spool."""
-        self.write([render(event) for event in events])
+        self.write([render_with_context(event) for event in events])
 
     def _tell(self, message: bytes) -> None:
         if self._pipe < 0:
