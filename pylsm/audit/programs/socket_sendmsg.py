@@ -70,6 +70,8 @@ def socket_sendmsg(
     hook.argument(a, R8, 0, arch)
     sock = get(R8, a.typed(R8, "socket").sk)
     assert sock is not None
+    # Never so for a socket that is sent through; kernels from 6.12 on want to be shown that.
+    probe.leave_if(R8, "==", 0, "ignored")
     _describe(probe, sock, message, word, trusted=hook.typed)
     # r9 last: it is what the fields are reached from.
     get(R1, msg.msg_name)
