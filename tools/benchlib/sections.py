@@ -63,12 +63,25 @@ def _hooks(plan: Plan) -> Any:
 
 def _startup(plan: Plan) -> Any:
     runs = 2 if plan.quick else 3
-    attach = ["python3", "-m", "pylsm", "attach", "-p", "PID", "-o", "/tmp/events"]
+    default = ["python3", "-m", "pylsm", "attach", "-p", "PID", "-o", "/tmp/events"]
+    # What the C probe hooks, no more.
+    attach = [*default, "--events", "connect,open"]
+    # As the console script of an installation does it, which spares what `python -m` imports.
+    script = ["python3", "-c", "from pylsm.cli import main; main()", *attach[3:]]
     contenders: list[dict[str, Any]] = [
         {"name": "python -c pass", "command": ["python3", "-c", "pass"], "ready": "", "runs": runs},
+        {"name": "python -c 'import runpy'", "command": ["python3", "-c", "import runpy"], "ready": "", "runs": runs},
         {"name": "pylsm, cold", "command": attach, "ready": "attached", "runs": runs, "cold": True},
         # The first of these fills the cache again; it is not counted.
         {"name": "pylsm, warm", "command": attach, "ready": "attached", "runs": runs + 1, "discard": 1},
+        {"name": "pylsm, warm, console script", "command": script, "ready": "attached", "runs": runs},
+        {
+            "name": "pylsm, warm, default events",
+            "command": default,
+            "ready": "attached",
+            "runs": runs + 1,
+            "discard": 1,
+        },
     ]
     files = []
     if "loader" in plan.programs:

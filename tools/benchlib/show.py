@@ -10,7 +10,7 @@ from tools.benchlib.stats import TIMES, sample
 from tools.benchlib.tables import Table
 from tools.benchlib.targets import C_PROBE, Verdict, body
 
-__all__ = ["percentile", "tables", "verdicts"]
+__all__ = ["NAMES", "WORKLOADS", "floor", "percentile", "tables", "verdicts"]
 
 #: probe as the result names it → as the reader should know it
 NAMES = {
@@ -105,8 +105,9 @@ def _startup(result: dict[str, Any]) -> list[Table]:
             ("what", "M instructions", "over C", "peak RSS, MB"),
             rows,
             [
-                "pylsm is live when it says so, which is after its self-test; the C loader when both programs are "
-                "attached; bpftrace and BCC when they show the first open."
+                "pylsm records connects and opens, as the C probe does, unless it is said otherwise. It is live when it "
+                "says so, which is after its self-test; the C loader when both programs are attached; bpftrace and BCC "
+                "when they show the first open."
             ],
         )
     ]
@@ -161,6 +162,106 @@ def _reader(result: dict[str, Any]) -> list[Table]:
     ]
 
 
+def _burst(result: dict[str, Any]) -> list[Table]:
+    rows = []
+    for where, each in result.items():
+        numbers = (f"{each[key]:,}" for key in ("opens", "lines", "recorded", "lost"))
+        rows.append((where, *numbers, f"{each['lost'] / each['opens']:.1%}", f"{each['ns_per_open']:,.0f}"))
+    return [
+        Table(
+            "Opens of different files, as fast as one process can, pylsm with defaults",
+            ("where", "opens", "lines", "recorded", "lost", "", "ns per open"),
+            rows,
+            ["With --icount a nanosecond is a guest instruction, and reader and workload share one processor."],
+        )
+    ]
+
+
+#: workload as the result names it → as the reader should know it
+WORKLOADS = {"same": "open, same file", "new": "open, new file", "connect": "connect"}
+
+
+def _peers(result: dict[str, Any]) -> list[Table]:
+    out = []
+    for where, title, unit in (
+        ("machine", "in the machine, one processor, --icount", "guest instructions"),
+        ("native", "this kernel", "nanoseconds"),
+    ):
+        contenders = result[where]["contenders"]
+        base = contenders["nothing"]
+        rows = []
+        for name, each in contenders.items():
+            if "failed" in each:
+                rows.append((name, "failed", *[""] * (len(WORKLOADS)), each["failed"].splitlines()[0][:60]))
+                continue
+            cells = []
+            for workload in WORKLOADS:
+                cost = sample(each[workload])
+                cells.append(f"{cost} ({_ratio(cost.over(sample(base[workload])))})")
+            shown = f"{each['files']:,} of {result[where]['files']:,}" if name != "nothing" else ""
+            rows.append((name, *cells, f"{each['lines']:,}", shown))
+        out.append(
+            Table(
+                f"A call of the workload under each tool, in {unit}: {title}",
+                ("watched by", *WORKLOADS.values(), "lines", "new files shown"),
+                rows,
+                [
+                    "The tool's own work is included where it shares the processor; "
+                    f"{result[where]['rounds']:,} calls a run, in brackets over the workload that nobody watches."
+                ],
+            )
+        )
+    return out
+
+
+_CELLS = ("same, untraced", "same, traced", "connect, untraced", "connect, traced")
+
+
+def _scale(result: dict[str, Any]) -> list[Table]:
+    empty = result["family"]["empty"]
+    families = [
+        (
+            f"{point['size']:,}",
+            *(f"{sample(point['cost'][cell]).median - floor(empty, cell):,.0f}" for cell in _CELLS),
+        )
+        for point in result["family"]["sizes"]
+    ]
+    opens = [
+        (
+            f"{point['opens']:,}",
+            f"{point['pylsm, new'] - point['empty, new']:,.0f}",
+            f"{point['pylsm, again'] - point['empty, again']:,.0f}",
+            *(f"{point[key]:,}" for key in ("recorded", "deduplicated", "lost")),
+        )
+        for point in result["opens"]
+    ]
+    cpus = [(str(point["cpus"]), *(str(sample(point[cell])) for cell in _CELLS)) for point in result["cpus"]["points"]]
+    return [
+        Table(
+            f"Guest instructions over empty programs, by processes in the family (kernel {result['kernel']})",
+            ("processes", *_CELLS),
+            families,
+        ),
+        Table(
+            "Guest instructions over empty programs, by files that one process has opened before",
+            ("files", "each for the first time", "each again", "recorded", "deduplicated", "lost"),
+            opens,
+            ["Beyond the table's 65,536 entries the oldest are forgotten, and opened again they are recorded again."],
+        ),
+        Table(
+            "Time over that without pylsm, all processors busy at once",
+            ("processors", *_CELLS),
+            cpus,
+            ["Without --icount, and more processors than this computer has: only ratios of turns taken mean anything."],
+        ),
+    ]
+
+
+def floor(empty: dict[str, list[float]], cell: str) -> float:
+    """What a call costs with empty programs; whether it is traced makes no difference to them."""
+    return sample(empty[f"{cell.split(',')[0]}, untraced"]).median
+
+
 def _plain(section: str, result: Any) -> list[Table]:
     """Any result as it is: the way to each number, and the number (the median of several)."""
     rows: list[tuple[str, str]] = []
@@ -181,4 +282,11 @@ def _plain(section: str, result: Any) -> list[Table]:
     return [Table(section, ("what", "measured"), rows)]
 
 
-_TABLES: dict[str, Callable[[Any], list[Table]]] = {"hooks": _hooks, "startup": _startup, "reader": _reader}
+_TABLES: dict[str, Callable[[Any], list[Table]]] = {
+    "hooks": _hooks,
+    "startup": _startup,
+    "reader": _reader,
+    "burst": _burst,
+    "peers": _peers,
+    "scale": _scale,
+}

@@ -20,6 +20,8 @@ from tools.benchlib.machine import save
 
 __all__ = ["main"]
 
+#: Where pylsm is laid as an installation has it: nothing beside it says that it is a checkout.
+SITE = Path("/tmp/site")
 #: Where a cache of pylsm may lie: removed before a cold start, whatever the version of pylsm that is measured.
 _CACHES = ("/root/.cache", "/var/cache", "/var/lib", "/run", "/tmp")
 _PATIENCE = 600.0
@@ -32,8 +34,11 @@ def _forget() -> None:
 
 
 def _as_installed() -> None:
-    """Bytecode as an installed package has it: the machine's own is compared with the source at every import."""
-    for path in (CHECKOUT / "pylsm").rglob("*.pyc"):
+    """A copy with bytecode as an installed package has it: the machine's own is compared with the source at every
+    import."""
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.copytree(CHECKOUT / "pylsm", SITE / "pylsm")
+    for path in SITE.rglob("*.pyc"):
         data = bytearray(path.read_bytes())
         data[4] = 0b01  # PEP 552: valid by hash, unchecked
         path.write_bytes(data)
@@ -42,13 +47,19 @@ def _as_installed() -> None:
 def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
     """(milliseconds until live, peak RSS in kB at that moment, what it printed last)."""
     command = [word.replace("PID", str(victim)).replace("ME", str(os.getpid())) for word in contender["command"]]
-    environment = {**os.environ, **contender.get("environment", {})}
+    environment = {**os.environ, "PYTHONPATH": str(SITE), **contender.get("environment", {})}
     ready = contender["ready"]
     # A start right behind an end waits for the end's grace periods: what the one before left behind is not measured.
     time.sleep(2)
     began = time.monotonic_ns()
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, bufsize=0
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        bufsize=0,
+        cwd="/",
     )
     assert process.stdout is not None and process.stdin is not None
     said = b""
@@ -71,6 +82,9 @@ def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
     if ready:
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+        # The kernel's own counts of pages lag behind by what a mapping of the ring adds at once; these do not.
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+        peak = max(peak, next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:")), 0))
     process.stdin.close()
     process.terminate()
     process.stdout.close()

@@ -92,8 +92,9 @@ def _startup(result: dict[str, Any]) -> Iterator[Verdict]:
     for name, limit in (("bpftrace", 1.0), ("BCC", 0.1)):
         if name in starts:
             yield Verdict("startup", f"cold start, over {name}", cold.over(starts[name]), limit)
-    peak = max(kb for name in ("pylsm, warm", "pylsm, cold") for kb in result["starts"][name]["rss_kb"])
-    yield Verdict("startup", "peak RSS of pylsm", peak / 1024, 20, "MB")
+    for name in ("warm", "cold"):
+        peak = max(result["starts"][f"pylsm, {name}"]["rss_kb"])
+        yield Verdict("startup", f"peak RSS of a {name} start", peak / 1024, 20, "MB")
 
 
 def _reader(result: dict[str, Any]) -> Iterator[Verdict]:
