@@ -75,13 +75,8 @@ def _startup(plan: Plan) -> Any:
         # The first of these fills the cache again; it is not counted.
         {"name": "pylsm, warm", "command": attach, "ready": "attached", "runs": runs + 1, "discard": 1},
         {"name": "pylsm, warm, console script", "command": script, "ready": "attached", "runs": runs},
-        {
-            "name": "pylsm, warm, default events",
-            "command": default,
-            "ready": "attached",
-            "runs": runs + 1,
-            "discard": 1,
-        },
+        # The first of these fills the cache for its kinds.
+        {"name": "pylsm, warm, default kinds", "command": default, "ready": "attached", "runs": runs + 1, "discard": 1},
     ]
     files = []
     if "loader" in plan.programs:

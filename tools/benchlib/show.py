@@ -105,7 +105,7 @@ def _startup(result: dict[str, Any]) -> list[Table]:
             ("what", "M instructions", "over C", "peak RSS, MB"),
             rows,
             [
-                "pylsm records connects and opens, as the C probe does, unless it is said otherwise. It is live when it "
+                "pylsm records connects and opens as the C probe does, unless said otherwise. It is live when it "
                 "says so, which is after its self-test; the C loader when both programs are attached; bpftrace and BCC "
                 "when they show the first open."
             ],
