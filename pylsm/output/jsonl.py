@@ -10,6 +10,7 @@ kinds of events come without, so a reader takes those it does not know. `pylsm.o
 from __future__ import annotations
 
 from _socket import AF_INET  # see events
+from struct import Struct, calcsize
 
 from pylsm.audit.events import COMMON, CONTEXT, MINOR_BITS, MODES, WHERE, Connect, Context, Event, Exec, FileOpen
 from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_BASENAME, FLAG_TRUNCATED, FLAG_UNLINKED
@@ -18,6 +19,7 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, Final
+
 
 try:
     from _json import encode_basestring_ascii as _quote  # json itself imports re and enum
@@ -29,7 +31,27 @@ __all__ = ["VERSION", "render", "render_by_table", "render_with_context", "to_di
 VERSION: Final = 1
 
 _unpack_connect = CONNECT.unpacker.unpack_from
-_unpack_open = FILE_OPEN.unpacker.unpack_from
+
+
+def _taking(record: Any, *names: str) -> Struct:
+    """Takes integer fields out of a record, in their order, and passes over all others."""
+    form = "="
+    for name in names:
+        offset, size = record.field(name)
+        form += f"{offset - calcsize(form)}x{_CODES[size]}"
+    return Struct(form)
+
+
+_CODES = {2: "H", 4: "I", 8: "Q"}
+_unpack_open = _taking(
+    FILE_OPEN, "flags", "time", "sequence", "cpu", "device", "inode", "open_flags", "granted", "mnt_ns"
+).unpack_from
+_unpack_ids = Struct("=QQ").unpack
+_IDS = slice(FILE_OPEN.field("pid_tgid")[0], FILE_OPEN.field("time")[0])
+_NAME = slice(FILE_OPEN.field("comm")[0], sum(FILE_OPEN.field("comm")))
+_PATH = FILE_OPEN.size
+#: So many texts of a sort are kept.
+_MOST_KEPT = 4096
 _MINOR_MASK = (1 << MINOR_BITS) - 1
 _U32 = (1 << 32) - 1
 _NUL = b"\0"
@@ -93,20 +115,46 @@ def _connect(event: Any) -> str:
 
 
 def _open(event: Any) -> str:
-    (_, _, flags, pid_tgid, uid_gid, time, sequence, comm, cpu, device, inode, open_flags, granted, mnt_ns) = (
-        _unpack_open(event.record)
-    )
+    record = event.record
+    flags, time, sequence, cpu, device, inode, open_flags, granted, mnt_ns = _unpack_open(record)
     return (
-        f'{_START}"open","time_ns":{time + event.clock_ns},"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32}'
-        f',"uid":{uid_gid & _U32},"gid":{uid_gid >> 32},"cpu":{cpu},"sequence":{sequence}'
-        f",{_text('comm', comm.partition(_NUL)[0])}"
-        f',{_text("path", event.path)},"mode":"{MODES[granted & 3]}","open_flags":{open_flags}'
-        f',"device":"{device >> MINOR_BITS}:{device & _MINOR_MASK}","inode":{inode}'
-        f',"mnt_ns":{mnt_ns},"unlinked":{_BOOL[flags & FLAG_UNLINKED != 0]}'
-        f',"basename":{_BOOL[flags & FLAG_BASENAME != 0]},"truncated":{_BOOL[flags & FLAG_TRUNCATED != 0]}}}'
+        f'{_START}"open","time_ns":{time + event.clock_ns}{_WHO[record[_IDS]]},"cpu":{cpu},"sequence":{sequence}'
+        f",{_COMM[record[_NAME]]},{_text('path', record[_PATH:].partition(_NUL)[0])}"
+        f',"mode":"{MODES[granted & 3]}","open_flags":{open_flags},"device":"{_DEVICE[device]}","inode":{inode}'
+        f',"mnt_ns":{mnt_ns},{_FLAGS[flags]}}}'
     )
 
 
+# What many events have in common is put together once.
+
+
+class _Kept(dict):  # type: ignore[type-arg]
+    """Text by what it is made from."""
+
+    def __init__(self, make: Callable[[Any], str]) -> None:
+        self._make = make
+
+    def __missing__(self, key: Any) -> str:
+        if len(self) >= _MOST_KEPT:
+            self.clear()
+        self[key] = made = self._make(key)
+        return made
+
+
+def _who(ids: bytes) -> str:
+    pid_tgid, uid_gid = _unpack_ids(ids)
+    return f',"pid":{pid_tgid >> 32},"tid":{pid_tgid & _U32},"uid":{uid_gid & _U32},"gid":{uid_gid >> 32}'
+
+
+def _what(flags: int) -> str:
+    unlinked, basename, truncated = (_BOOL[flags & bit != 0] for bit in (FLAG_UNLINKED, FLAG_BASENAME, FLAG_TRUNCATED))
+    return f'"unlinked":{unlinked},"basename":{basename},"truncated":{truncated}'
+
+
+_WHO = _Kept(_who)
+_COMM = _Kept(lambda name: _text("comm", name.partition(_NUL)[0]))
+_DEVICE = _Kept(lambda device: f"{device >> MINOR_BITS}:{device & _MINOR_MASK}")
+_FLAGS = _Kept(_what)
 _BY_HAND: dict[type[Event], Callable[[Any], str]] = {Connect: _connect, FileOpen: _open}
 
 
