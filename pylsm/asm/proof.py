@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pylsm.asm import opcodes as op
 from pylsm.asm.errors import AsmError, SourceLine
 from pylsm.asm.instruction import Instruction
 from pylsm.light import NamedTuple
@@ -25,7 +26,7 @@ class Proof(NamedTuple):
 
     Attributes:
         name, section: of the program.
-        digest: see `digest`; the proof is of exactly these instructions.
+        code: the proof is of exactly these instructions.
         verdict: the number of the argument that holds the verdict, or None where there is none.
         why: why the value returned cannot veto, where ``verdict`` is None.
         instructions: how many.
@@ -40,7 +41,7 @@ class Proof(NamedTuple):
 
     name: str
     section: str
-    digest: str
+    code: tuple[Instruction, ...]
     verdict: int | None
     why: str
     instructions: int
@@ -51,6 +52,16 @@ class Proof(NamedTuple):
     maps: tuple[tuple[str, str], ...]
     stores: tuple[tuple[str, int], ...]
     unreachable: tuple[int, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) of the instructions with what they refer to; lines do not count."""
+        import hashlib  # brings OpenSSL along
+
+        made = hashlib.sha256()
+        for i in self.code:
+            made.update(f"{i.opcode},{i.dst},{i.src},{i.off},{i.imm & op.U64_MAX},{i.reference!r};".encode())
+        return made.hexdigest()
 
     def __str__(self) -> str:
         lines = [f"{self.name} ({self.section}): observe-only, proved"]

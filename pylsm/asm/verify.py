@@ -18,7 +18,6 @@ kernel knows are "anything" too, so a proof of a program with references holds o
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeAlias
 
-__all__ = ["Code", "digest", "named_callee", "prove", "returns_unchanged", "why_no_veto"]
+__all__ = ["Code", "named_callee", "prove", "returns_unchanged", "why_no_veto"]
 
 # ---- abstract values -------------------------------------------------------------------------------------------------
 # (kind, detail): small tuples, compared by value. Anything not listed is ANY.
@@ -162,14 +161,6 @@ def named_callee(i: Instruction) -> tuple[str, Effect | None]:
     if helper is None:
         return f"helper {i.imm}", None
     return helper.name, helper_effect(helper.name)
-
-
-def digest(instructions: Iterable[Instruction]) -> str:
-    """SHA-256 (hexadecimal) of instructions with what they refer to; lines do not count."""
-    made = hashlib.sha256()
-    for i in instructions:
-        made.update(f"{i.opcode},{i.dst},{i.src},{i.off},{i.imm & op.U64_MAX},{i.reference!r};".encode())
-    return made.hexdigest()
 
 
 def prove(code: Code, verdict_argument: int | None) -> Proof:
@@ -324,7 +315,7 @@ class _Prover:
         return Proof(
             self._code.name,
             self._code.section,
-            digest(instructions),
+            tuple(instructions),
             self._verdict,
             why,
             len(instructions),

@@ -7,12 +7,12 @@ else that it raises, a hang or memory without bound is a finding.
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import shutil
 import struct
 from array import array
 from collections.abc import Callable
+from importlib.util import source_hash
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -135,7 +135,7 @@ def elf(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     """A prepared start from the cache, with a sound checksum → maps and programs that come out as they went in."""
-    body = MAGIC + hashlib.sha256(data).digest() + data
+    body = MAGIC + source_hash(data) + data
     for whole in (data, body):
         try:
             found = Image.decode(whole)
