@@ -318,6 +318,11 @@ def renderer(options: Namespace) -> Callable[[Event], str]:
     form = options.format
     if options.heartbeat and form != "json":
         raise PylsmError("--heartbeat is for --format json", hint="add --format json, or use --stats")
+    if options.heartbeat and options.fields and not {"cpu", "sequence"} <= set(options.fields):
+        raise PylsmError(
+            "--heartbeat proves by the numbers of records that none is missing, and --fields leaves them out",
+            hint="add cpu,sequence to --fields",
+        )
     if options.fields and form in ("ecs", "ocsf"):
         raise PylsmError(f"--fields is for text and json: {form} has its own", hint="leave it out, or --format json")
     if form == "ecs":

@@ -178,7 +178,9 @@ def _event(line: bytes) -> tuple[dict[str, Any] | None, str]:
     if type(found["time_ns"]) is not int:
         return None, "field 'time_ns' is null"
     # A field of null says no more than one that is not there.
-    return {name: value for name, value in found.items() if value is not None}, ""
+    if None in found.values():
+        found = {name: value for name, value in found.items() if value is not None}
+    return found, ""
 
 
 def _sound(value: Any) -> Any:

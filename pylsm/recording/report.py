@@ -82,7 +82,7 @@ def page(recording: Recording, most: int = _MOST) -> tuple[str, int]:
 
 def _assemble(title: str, data: Mapping[str, Any]) -> str:
     style, script, frame = (_part(name) for name in ("page.css", "page.js", "page.html"))
-    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 9, mtime=0)
+    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     parts = {
@@ -194,8 +194,8 @@ class _Content:
             access = ("O_RDONLY", "O_WRONLY", "O_RDWR", "3")[flags & 3]
             names = [access] + [name for bit, name in _OPEN_FLAGS if flags & bit == bit]
             rest["open_flags"] = f"{' | '.join(names)} ({flags:#o})"
-        shown = [[_shown(key), _value(value)] for key, value in rest.items()]
-        return self._details.number(json.dumps(shown), shown)
+        # One string, since there can be as many as events: no name that is shown has a tabulator.
+        return self._details.number("\t".join(f"{_shown(key)}\t{_value(value)}" for key, value in rest.items()))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can have it: times in microseconds since the first."""
@@ -394,6 +394,8 @@ def _command_line(words: Sequence[str]) -> str:
 
 
 def _value(value: object) -> str:
+    if type(value) is int:
+        return str(value)
     if isinstance(value, str):
         return _shown(value)[:4000]
     return _shown(json.dumps(value, ensure_ascii=False))[:4000]

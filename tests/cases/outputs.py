@@ -108,6 +108,7 @@ def test_fields(tmp_path: Path) -> None:
     for arguments, why in (
         (("--fields", "pth"), "did you mean 'path'?"),
         (("--fields", ","), "no field is named"),
+        (("--fields", "pid", "--format", "json", "--heartbeat", "1"), "add cpu,sequence to --fields"),
         (("--fields", "pid", "--format", "ecs"), "--fields is for text and json"),
     ):
         result = pylsm("run", *arguments, "--", "true")

@@ -95,7 +95,7 @@ def test_a_whole_recording(log: Log) -> None:
     ]
     assert (data["s"], data["o"]) == ([0, 1, 2, 3, 4, 5], [1, 3, 4, 4, 4, 2])
     assert data["second"] == [[5, 6, 2]]
-    assert ["open_flags", "O_RDONLY | O_CLOEXEC (0o2000000)"] in data["details"][data["d"][0]]
+    assert "open_flags\tO_RDONLY | O_CLOEXEC (0o2000000)\tinode\t3" in data["details"][data["d"][0]]
 
 
 def test_losses_come_first(log: Log) -> None:

@@ -51,6 +51,11 @@
   for (const [i, s, o] of data.second) more.has(i) ? more.get(i).push([s, o]) : more.set(i, [[s, o]]);
   const end = N ? T[order[N - 1]] : 0;
   const PID = 0, PARENT = 1, FIRST = 2, LAST = 3, NAME = 4, LINE = 5, EXIT = 6, UID = 7;
+  const detailOf = (i) => {
+    const parts = data.details[D[i]].split("\t"), pairs = [];
+    for (let k = 0; k + 1 < parts.length; k += 2) pairs.push([parts[k], parts[k + 1]]);
+    return pairs;
+  };
   const touchesOf = (i) => (S[i] < 0 ? [] : [[S[i], O[i]]]).concat(more.get(i) || []);
 
   // --- times ----------------------------------------------------------------------------------------------------------
@@ -280,7 +285,7 @@
      ["process", `${processName(P[i])} (${processes[P[i]][PID]})`], ["thread name", texts[C[i]]],
      ["command", S[i] >= 0 && subjects[S[i]][0] === "run" ? subjects[S[i]][2] || "" : ""],
      ["network", S[i] >= 0 && subjects[S[i]][0] === "host" ? `${subjects[S[i]][3]} (${subjects[S[i]][2]})` : ""],
-     ...data.details[D[i]]],
+     ...detailOf(i)],
     [["Only this process", () => setProcess(P[i])], ...(S[i] >= 0 ? [["All events of this", () => setItem(S[i])]] : [])]);
   const aboutThing = (thing) => {
     const [kind, name, scope, network] = subjects[thing.s];
@@ -333,7 +338,7 @@
       return row;
     });
   }
-  const detailText = (i) => data.details[D[i]].filter(([name]) => name !== "uid" && name !== "gid").map(([name, value]) => `${name} ${value}`).join("  ");
+  const detailText = (i) => detailOf(i).filter(([name]) => name !== "uid" && name !== "gid").map(([name, value]) => `${name} ${value}`).join("  ");
 
   // A view once more, the same row active: what is below it has been opened or closed.
   function again(view, at) {
