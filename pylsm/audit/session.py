@@ -41,6 +41,7 @@ __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 Shared: TypeAlias = "Map | int | str | None"
 
 _SELF_TEST_SECONDS = 3.0
+_LSM_LIST = "/sys/kernel/security/lsm"
 _PORT = 9  # discard (RFC 863): the self-test sends nothing there, it only connects
 
 
@@ -424,6 +425,8 @@ class Audit:
             BlindError: one of them did not come out of the ring.
         """
         wanted = [kind for kind in (Connect, FileOpen) if kind.name in self.events]
+        if not wanted and source.hook == "LSM":
+            _require_active()
         me = initial_tgid()
         # What waits in the ring of an adopted audit makes room, and may be of an earlier process with this number.
         self._backlog = self._drain()
@@ -642,6 +645,27 @@ def _shared(given: Shared, spec: MapSpec, own: Mapping[str, MapImage]) -> Map:
     if isinstance(given, int):
         return Map.from_fd(given, spec)
     return Map.open_pinned(given, spec)
+
+
+def _require_active() -> None:
+    """Believe the kernel's word for it that LSM programs are called, where nothing that was asked for can be tried.
+
+    Raises:
+        BlindError: it says that they are not, or does not say.
+    """
+    try:
+        with open(_LSM_LIST) as file:
+            active = file.read()
+    except OSError as error:
+        raise BlindError(
+            f"{_LSM_LIST}: {error.strerror}: it cannot be told whether LSM programs are called here",
+            hint="mount -t securityfs securityfs /sys/kernel/security; or record connect as well, which can be tried",
+        ) from error
+    if "bpf" not in (name.strip() for name in active.split(",")):
+        raise BlindError(
+            f"bpf is not among the active LSMs ({active.strip()}): LSM programs would attach and see nothing",
+            hint="python -m pylsm check says what to do",
+        )
 
 
 def _key(tgid: int) -> bytes:

@@ -140,12 +140,17 @@ def _try(source: str) -> Finding:
     name = f"source {source}"
     try:
         with Audit(source=source):
-            return Finding(name, True, "attached; saw an open and a connect of its own")
+            found = "attached; saw an open and a connect of its own"
     except UnavailableError as error:
         reason = error.reasons[source]
         return Finding(name, False, str(reason), reason.hint)
     except PylsmError as error:
         return Finding(name, False, str(error), error.hint)
+    try:
+        with Audit(source=source, events=["all"]) as audit:
+            return Finding(name, True, found + (f"; cannot record: {', '.join(audit.unseen)}" if audit.unseen else ""))
+    except PylsmError as error:
+        return Finding(name, True, f"{found}; --events all cannot be recorded: {error}", error.hint)
 
 
 def kernel() -> str:

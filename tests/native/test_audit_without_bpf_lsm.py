@@ -30,6 +30,7 @@ json.dump({
     "auto": pylsm("run", "--", "cat", "/etc/hostname"),
     "fail": pylsm("run", "--if-unavailable", "fail", "--", "echo", "ran"),
     "skip": pylsm("run", "--if-unavailable", "skip", "--", "sh", "-c", "echo ran; exit 9"),
+    "untried": pylsm("run", "--backend", "lsm", "--events", "unlink", "--", "true"),
     "check": pylsm("check"),
     "left": subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True).stdout,
 }, sys.stdout)
@@ -57,6 +58,10 @@ def test_attached_programs_that_never_fire_are_not_believed() -> None:
     status, out, err = found["skip"]
     assert (status, out) == (9, "ran\n")
     assert "warning: no audit: lsm: " in err
+
+    status, _, err = found["untried"]
+    assert status == 125
+    assert "bpf is not among the active LSMs (" in err
 
     status, out, _ = found["check"]
     assert status == 1
