@@ -7,6 +7,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from pylsm.audit.events import (
     Connect,
@@ -17,7 +18,7 @@ from pylsm.audit.events import (
     HeldOpen,
     Listen,
 )
-from pylsm.audit.network import Held, held_sockets, inside
+from pylsm.audit.network import Held, held_sockets, inside, listed_sockets
 from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_UNLINKED, LISTEN, SOURCE_LSM
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
@@ -54,10 +55,12 @@ def already_open(pids: Iterable[int], kinds: Sequence[str]) -> list[Event]:
         except (OSError, ValueError):
             continue  # it has ended
         if {"connect", "listen"} & set(kinds) and net_ns not in sockets:
+            held: list[Held] = []
             try:
                 held = inside(net_ns, f"{directory}/ns/net", held_sockets)
             except PylsmError:
-                held = []
+                with suppress(OSError):
+                    held = listed_sockets(directory)
             sockets[net_ns] = {each.inode: each for each in held}
         for number in numbers:
             try:

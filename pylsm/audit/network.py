@@ -9,8 +9,9 @@ import ipaddress
 import os
 import pickle
 import socket
+import struct
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from pylsm.errors import PylsmError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-__all__ = ["Held", "Routes", "held_sockets", "inside", "scope_of"]
+__all__ = ["Held", "Routes", "held_sockets", "inside", "listed_sockets", "scope_of"]
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _TABLES: Final = (255, 254, 253)  # local, main, default (include/uapi/linux/rtnetlink.h)
@@ -146,23 +147,74 @@ class Held(NamedTuple):
 
 def held_sockets() -> list[Held]:
     """The sockets of TCP and UDP in this network namespace that are connected or listen, but for connections that one
-    that listens has accepted."""
+    that listens has accepted.
+
+    Raises:
+        PylsmError: this kernel does not answer (CONFIG_INET_DIAG is a module that is not there).
+    """
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        return _outgoing(_ask())
+    except (NetlinkError, OSError, KeyError) as error:  # KeyError: an answer that is no socket, but an error
+        raise PylsmError(f"sock_diag: {error}") from error
+
+
+def listed_sockets(directory: str) -> list[Held]:
+    """The same from /proc/PID/net, of the namespace of that process.
+
+    Raises:
+        OSError: it has ended.
+    """
+    found: list[Held] = []
+    for name, family, protocol in (
+        ("tcp", socket.AF_INET, socket.IPPROTO_TCP),
+        ("tcp6", socket.AF_INET6, socket.IPPROTO_TCP),
+        ("udp", socket.AF_INET, socket.IPPROTO_UDP),
+        ("udp6", socket.AF_INET6, socket.IPPROTO_UDP),
+    ):
+        try:
+            with open(f"{directory}/net/{name}") as file:
+                rows = [line.split() for line in file][1:]
+        except FileNotFoundError:
+            continue  # no IPv6
+        for row in rows:
+            ends = (*_end(family, row[1]), *_end(family, row[2]))
+            found += _held(int(row[9]), family, protocol, int(row[3], 16), ends)
+    return _outgoing(found)
+
+
+def _end(family: int, text: str) -> tuple[str, int]:
+    """An address of /proc/net/tcp: words in the order of this machine, and a port."""
+    words, _, port = text.partition(":")
+    raw = b"".join(struct.pack("=I", int(words[at : at + 8], 16)) for at in range(0, len(words), 8))
+    return socket.inet_ntop(family, raw), int(port, 16)
+
+
+def _held(inode: int, family: int, protocol: int, state: int, ends: tuple[str, int, str, int]) -> Iterator[Held]:
+    listens = protocol == socket.IPPROTO_TCP and state == _LISTEN
+    connected = ends[3] and (protocol == socket.IPPROTO_UDP or state not in _CLOSED)
+    if inode and (listens or connected):
+        yield Held(inode, family, protocol, *ends, listens)
+
+
+def _outgoing(found: list[Held]) -> list[Held]:
+    listening = {(each.protocol, each.source_port) for each in found if each.listens}
+    return [each for each in found if each.listens or (each.protocol, each.source_port) not in listening]
+
+
+def _ask() -> list[Held]:
     from pyroute2.netlink.diag import DiagSocket
 
-    found = []
+    found: list[Held] = []
     with DiagSocket() as netlink:
         netlink.bind()
         for family in (socket.AF_INET, socket.AF_INET6):
             for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
                 for row in netlink.get_sock_stats(family=family, protocol=protocol):
-                    state = row["idiag_state"]
-                    listens = protocol == socket.IPPROTO_TCP and state == _LISTEN
-                    connected = row["idiag_dport"] and (protocol == socket.IPPROTO_UDP or state not in _CLOSED)
-                    if row["idiag_inode"] and (listens or connected):
-                        ends = (row["idiag_src"], row["idiag_sport"], row["idiag_dst"], row["idiag_dport"])
-                        found.append(Held(row["idiag_inode"], family, protocol, *ends, listens))
-    listening = {(each.protocol, each.source_port) for each in found if each.listens}
-    return [each for each in found if each.listens or (each.protocol, each.source_port) not in listening]
+                    ends = (row["idiag_src"], row["idiag_sport"], row["idiag_dst"], row["idiag_dport"])
+                    found += _held(row["idiag_inode"], family, protocol, row["idiag_state"], ends)
+    return found
 
 
 def inside(net_ns: int, path: str, work: Callable[[], _T]) -> _T:
