@@ -41,6 +41,7 @@ from pylsm.loader.rcu import synchronize
 from pylsm.record import Record
 
 if TYPE_CHECKING:
+    from pylsm.audit.filters import Filters
     from pylsm.audit.sources import Options
     from pylsm.btf import Btf
 
@@ -67,6 +68,7 @@ class State(NamedTuple):
         records: layout of each record and key, by name; what two versions both have must be the same.
         events: names of the kinds of events that are recorded.
         options: what else the programs were made for (`pylsm.audit.sources.Options`), by name.
+        filters: rules (`pylsm.audit.filters.Filters.rules`), empty for none.
     """
 
     version: str
@@ -76,6 +78,7 @@ class State(NamedTuple):
     records: dict[str, str]
     events: list[str]
     options: dict[str, Any]
+    filters: dict[str, Any]
 
 
 class PinnedAudit:
@@ -256,16 +259,53 @@ class PinnedAudit:
                 )
             link.pin(self._at(f"link-{name}"))
 
-    def finish(self, source: str, tag: bytes, baseline: Sequence[int], events: Sequence[str], options: Options) -> None:
+    def finish(
+        self,
+        source: str,
+        tag: bytes,
+        baseline: Sequence[int],
+        events: Sequence[str],
+        options: Options,
+        filters: Filters | None = None,
+    ) -> None:
         """Note the `State`; with the first one the directory is complete.
 
         Args:
-            source, baseline, events, options: see `State`.
+            source, baseline, events, options, filters: see `State`.
             tag: as it is in the map.
+
+        Raises:
+            PinnedError: the rules are too many to be kept.
         """
-        number = struct.unpack("=I", tag)[0]
-        state = State(pylsm.__version__, source, number, list(baseline), layouts(), list(events), options._asdict())
+        self._note(
+            State(
+                pylsm.__version__,
+                source,
+                struct.unpack("=I", tag)[0],
+                list(baseline),
+                layouts(),
+                list(events),
+                options._asdict(),
+                filters.rules() if filters else {},
+            )
+        )
+
+    def note_filters(self, filters: Filters) -> None:
+        """Note other rules in the `State`.
+
+        Raises:
+            PinnedError: they are too many to be kept.
+        """
+        assert self.state is not None
+        self._note(self.state._replace(filters=filters.rules() if filters else {}))
+
+    def _note(self, state: State) -> None:
         text = json.dumps(state._asdict()).encode().ljust(_STATE.value_size, b"\0")
+        if len(text) > _STATE.value_size:
+            raise PinnedError(
+                f"the rules take {len(text)} bytes with the rest of {self.path}/state, which has {_STATE.value_size}",
+                hint="give fewer",
+            )
         if self._has("state"):
             with Map.open_pinned(self._at("state"), _STATE) as stored:
                 stored.update(_ZERO, text)
@@ -465,7 +505,7 @@ def _decode(value: bytes, path: str) -> State:
     try:
         raw: dict[str, Any] = json.loads(value.rstrip(b"\0"))
         state = State(**raw)
-        for part, kind in zip(state, (str, str, int, list, dict, list, dict)):
+        for part, kind in zip(state, (str, str, int, list, dict, list, dict, dict)):
             if not isinstance(part, kind):
                 raise ValueError(f"{part!r} is no {kind.__name__}")
     except (ValueError, TypeError) as error:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from pylsm.asm import MapSpec, Program
     from pylsm.audit.context import Processes
+    from pylsm.audit.filters import Filters
+    from pylsm.audit.kernel_filters import KernelFilters
     from pylsm.audit.pinned import PinnedAudit
     from pylsm.audit.selection import Selection
     from pylsm.btf import Btf
@@ -42,6 +44,7 @@ Shared: TypeAlias = "Map | int | str | None"
 
 _SELF_TEST_SECONDS = 3.0
 _LSM_LIST = "/sys/kernel/security/lsm"
+_LONGEST_WINDOW_MS = 1_000_000_000  # the kernel side counts in 32 bits of 1.05 ms
 _PORT = 9  # discard (RFC 863): the self-test sends nothing there, it only connects
 
 
@@ -107,6 +110,10 @@ class Audit:
             kinds.
         select: whom to trace besides those given to `trace` and `trace_families`: who matches now with all its
             descendants, and who will match later.
+        filters: what to show of them; `set_filters` changes it.
+        dedup: which opens are repeats, that make no event: "off" none, "file" those of the same file by the same
+            process incarnation, "file+mode" those with the same access mode besides, "window=SECONDS" the same, but
+            only so long after the last that was recorded.
 
     Attributes:
         source: the `Source` in use.
@@ -136,10 +143,21 @@ class Audit:
         events: Iterable[str] | None = None,
         select: Selection | None = None,
         context: bool = False,
+        filters: Filters | None = None,
+        dedup: str = "file+mode",
     ) -> None:
         self._selection = select
-        self._options = Options(select=select.select) if select is not None else PLAIN
+        self._filters = filters
+        self._withheld = 0
+        self._options = PLAIN
+        if select is not None or filters is not None or dedup != PLAIN.dedup:
+            self._options = dedup_options(dedup)._replace(
+                select=select.select if select is not None else (),
+                filters=filters.kinds if filters is not None else (),
+            )
         self.selected: list[int] = []
+        self._settings: Map | None = None
+        self._kernel_filters: KernelFilters | None = None
         self.events = DEFAULT if events is None else choose(events)
         self._processes: Processes | None = None
         if context:
@@ -188,8 +206,12 @@ class Audit:
                 self._baseline = self._baseline._replace(recorded=recorded, numbered=numbered)
             if self._pinned is not None:
                 counted = self._baseline[: len(COUNTERS.fields)]
-                self._pinned.finish(self.source.name, self._tag, counted, self.events, self._options)
+                self._pinned.finish(self.source.name, self._tag, counted, self.events, self._options, self._filters)
             stack.callback(self._close_walkers)
+            if self._pinned is not None:
+                stack.callback(self._set_itself, 0)
+            if self._filters is not None:
+                self.set_filters(self._filters)
             if select is not None:
                 self.selected = [process.pid for process in select.find()]
                 self.trace_families(self.selected, may_end=True)
@@ -234,6 +256,10 @@ class Audit:
         known = {**PLAIN._asdict(), **pinned.state.options}
         values = (known[name] for name in Options._fields)
         self._options = Options._make(tuple(value) if isinstance(value, list) else value for value in values)
+        if pinned.state.filters:
+            from pylsm.audit.filters import Filters
+
+            self._filters = Filters(**pinned.state.filters)
         return pinned.state.source, pinned.map(maps.TRACED), pinned.map(maps.RING)
 
     @property
@@ -321,10 +347,11 @@ class Audit:
         loaded = Object(image, reuse=self._own(map.name for map in image.maps))
         self._marks = Marks(loaded.maps, owned=self._owns_family)
         try:
-            self._tell(loaded)
             if not plan.walks_late:
                 self._add_walkers(plan, loaded)
+            self._tell(loaded)
         except BaseException:
+            self._close_walkers()
             loaded.close()
             raise
         return loaded
@@ -335,12 +362,18 @@ class Audit:
             return
         from pylsm.audit import rules
 
-        if rules.SETTINGS.name in loaded.maps:
-            tag = int.from_bytes(self._tag, sys.byteorder)
-            setting = {"tag": tag, "itself": initial_tgid(), "mode": 0, "reserved": 0}
-            loaded.maps[rules.SETTINGS.name].update(bytes(4), rules.SETTING.pack(setting))
+        # One that only a program uses that is called by another is not among those of the others.
+        found = {**(self._walkers.maps if self._walkers is not None else {}), **loaded.maps}
+        self._settings = found.get(rules.SETTINGS.name)
+        self._set_itself(initial_tgid())
+        if self._options.filters:
+            from pylsm.audit.kernel_filters import KernelFilters
+
+            # Open until it is seen to see: what is not wanted is left out on this side.
+            self._kernel_filters = KernelFilters(found)
+            self._kernel_filters.open()
         if self._selection is not None:
-            self._selection.fill(loaded.maps)
+            self._selection.fill(found)
 
     def _kernel(self) -> Btf | None:
         """Types by which it is told what this kernel has; None where there are none, or no kind that it may lack."""
@@ -352,6 +385,39 @@ class Audit:
             return self._btf or Btf.kernel()
         except BtfError:
             return None
+
+    def _set_itself(self, tgid: int) -> None:
+        """Say who reads the events, and never joins the family: this process, or nobody while the audit is pinned."""
+        if self._settings is None:
+            return
+        from pylsm.audit import rules
+
+        old = rules.SETTING.unpack(self._settings.lookup(bytes(4)) or bytes(rules.SETTING.size))
+        setting = {**old, "tag": int.from_bytes(self._tag, sys.byteorder), "itself": tgid}
+        self._settings.update(bytes(4), rules.SETTING.pack(setting))
+
+    @property
+    def filters(self) -> Filters:
+        """What is shown of the family."""
+        from pylsm.audit.filters import Filters
+
+        return self._filters or Filters()
+
+    def set_filters(self, filters: Filters) -> None:
+        """Show from now on what these rules want, of events in the ring too that were recorded before.
+
+        Rules of the kinds that the audit was started with (mode, path, destination, port) are looked at in the kernel,
+        others here: with the same result, at a higher cost. No event that the old and the new rules both want is missed
+        meanwhile.
+
+        Args:
+            filters: ``audit.filters.adding(not_paths=["/proc/*"])``, for example.
+        """
+        self._filters = filters
+        if self._kernel_filters is not None:
+            self._kernel_filters.set(filters)
+        if self._pinned is not None and self._pinned.state is not None:
+            self._pinned.note_filters(filters)
 
     def _own(self, used: Iterable[str]) -> dict[str, Map]:
         """Of the maps that are there before any program, those that are used."""
@@ -499,7 +565,8 @@ class Audit:
         found = already_open(self.members(), self.events)
         if self._processes is not None:
             self._processes.join(found)
-        return found
+        wants = self._filters.wants if self._filters else None
+        return [event for event in found if wants is None or wants(event)]
 
     def _untrace(self, tgids: Iterable[int]) -> None:
         for tgid in tgids:
@@ -569,10 +636,30 @@ class Audit:
 
     def read(self, timeout: float | None = 0) -> list[Event]:
         """Events that are there; waits for the first at most ``timeout`` seconds (None: for ever)."""
-        events = self._drain()
+        events = self._wanted(self._drain())
         if not events and timeout != 0 and self._ring.wait(timeout):
-            events = self._drain()
+            events = self._wanted(self._drain())
+            if not events and self._filters:  # what came is not shown
+                return self._read_until(None if timeout is None else time.monotonic() + timeout)
         return events
+
+    def _read_until(self, deadline: float | None) -> list[Event]:
+        events: list[Event] = []
+        while not events:
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or not self._ring.wait(left):
+                break
+            events = self._wanted(self._drain())
+        return events
+
+    def _wanted(self, events: list[Event]) -> list[Event]:
+        """Those that the filters want; the others are counted."""
+        if not self._filters:
+            return events
+        wants = self._filters.wants
+        shown = [event for event in events if wants(event)]
+        self._withheld += len(events) - len(shown)
+        return shown
 
     def _drain(self) -> list[Event]:
         events, self._backlog = self._backlog, []
@@ -592,8 +679,11 @@ class Audit:
         """The counts since the audit began."""
         totals = [sum(self._per_cpu(index)) for index in range(len(COUNTERS.fields))]
         decoder = self._decoder
-        now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked, 0)
-        return Counts._make(a - b for a, b in zip(now, self._baseline))
+        withheld = self._withheld
+        now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked, withheld)
+        counts = Counts._make(a - b for a, b in zip(now, self._baseline))
+        # What is not shown is not among what was recorded, although the kernel side had recorded it.
+        return counts._replace(recorded=counts.recorded - withheld, filtered=counts.filtered + withheld)
 
     def next_numbers(self) -> list[int]:
         """The sequence number that the next record gets on each possible CPU."""
@@ -613,7 +703,7 @@ class Audit:
         for name in list(self._object.links):
             self._object.links.pop(name).close()
         synchronize()
-        return self._drain()
+        return self._wanted(self._drain())
 
     def close(self) -> None:
         """Detach, unload, leave shared maps as they were found, close everything."""
@@ -624,6 +714,25 @@ class Audit:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def dedup_options(dedup: str) -> Options:
+    """What ``dedup`` of `Audit` means.
+
+    Raises:
+        PylsmError: it means nothing.
+    """
+    kind, equals, seconds = dedup.partition("=")
+    window_ms = 0
+    if kind == "window":
+        with suppress(ValueError, OverflowError):
+            window_ms = round(float(seconds) * 1000)
+        if not 1 <= window_ms <= _LONGEST_WINDOW_MS:
+            longest = _LONGEST_WINDOW_MS // 1000
+            raise PylsmError(f"{dedup!r} has no window from 0.001 to {longest} seconds", hint="for example window=10")
+    elif equals or kind not in ("off", "file", "file+mode"):
+        raise PylsmError(f"{dedup!r} is no way to tell repeats", hint="off, file, file+mode or window=SECONDS")
+    return Options(dedup=kind, window_ms=window_ms)
 
 
 def _pinned(given: str | os.PathLike[str] | PinnedAudit) -> PinnedAudit:

@@ -138,6 +138,7 @@ def _check(options: Namespace) -> None:
         fixed["--backend"] = options.backend != unset("backend")
         fixed["--ring-size"] = options.ring_size != unset("ring_size")
         fixed["--family-size"] = options.family_size != unset("family_size")
+        fixed["--dedup"] = options.dedup is not None
         fixed[named(options) or "--all"] = anybody(options)
     wrong = next((option for option, given in fixed.items() if given), None)
     if wrong is not None:

@@ -234,6 +234,7 @@ def describe(counts: Counts) -> str:
         f"untraced {counts.untraced}"
     )
     rare = {
+        "filtered": counts.filtered,
         "ignored": counts.ignored,
         "unreadable": counts.unreadable,
         "children not traced": counts.family_full,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
     from collections.abc import Callable
 
+    from pylsm.audit.filters import Filters
     from pylsm.audit.selection import Selection
     from pylsm.cli.shipping import Shipping
     from pylsm.cli.watch import Watch
@@ -133,6 +134,45 @@ def add_audit_options(parser: ArgumentParser) -> None:
         help="with each event what is known of its process: ppid, exe, user, cgroup, container, network "
         "namespace; with those that go to an address the source address, the interface and the scope (adds exec, exit "
         "and fork)",
+    )
+    what = parser.add_argument_group("what to show of them (docs/filters.md)")
+    what.add_argument(
+        "--mode",
+        choices=("r", "w", "rw"),
+        help="only opens for reading (r), for writing (w), or for both at once (rw), whatever else they are for",
+    )
+    for name, of in (("path", "only files"), ("not-path", "no files")):
+        what.add_argument(
+            f"--{name}",
+            type=pattern,
+            action="append",
+            default=[],
+            metavar="GLOB",
+            help=f"{of} with these paths, such as /etc (and all below it) or '*.key'; may be repeated",
+        )
+    for name, of in (("dst", "only connections"), ("not-dst", "no connections")):
+        what.add_argument(
+            f"--{name}",
+            type=network,
+            action="append",
+            default=[],
+            metavar="CIDR",
+            help=f"{of} to these networks, such as 10.0.0.0/8 or 2001:db8::1; may be repeated",
+        )
+    what.add_argument(
+        "--port",
+        type=ports,
+        action="append",
+        default=[],
+        metavar="N[-M]",
+        help="only connections to these ports; may be repeated",
+    )
+    what.add_argument(
+        "--dedup",
+        type=dedup,
+        metavar="HOW",
+        help="which opens of a process are repeats and not shown: off (none), file, file+mode (default), or "
+        "window=SECONDS (file+mode, for so long)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -296,6 +336,54 @@ def enabled(options: Namespace) -> bool:
     return False
 
 
+def pattern(text: str) -> str:
+    """A pattern of paths."""
+    from pylsm.audit.globs import Glob
+
+    return _sound(text, Glob)
+
+
+def network(text: str) -> str:
+    """A network."""
+    from pylsm.audit.filters import parse_network
+
+    return _sound(text, parse_network)
+
+
+def ports(text: str) -> str:
+    """A port or a range of them."""
+    from pylsm.audit.filters import parse_ports
+
+    return _sound(text, parse_ports)
+
+
+def dedup(text: str) -> str:
+    """Which opens are repeats."""
+    from pylsm.audit.session import dedup_options
+
+    return _sound(text, dedup_options)
+
+
+def _sound(text: str, parse: Callable[[str], object]) -> str:
+    """The text, if it can be parsed."""
+    try:
+        parse(text)
+    except PylsmError as error:
+        raise BadValue(f"{error}; {error.hint}" if error.hint else str(error)) from None
+    return text
+
+
+def filters(options: Namespace) -> Filters | None:
+    """The rules that the options give, None for none."""
+    given = (options.mode, options.path, options.not_path, options.dst, options.not_dst, options.port)
+    if not any(given):
+        return None
+    from pylsm.audit.filters import Filters
+
+    mode, paths, not_paths, dsts, not_dsts, ports = given
+    return Filters(mode=mode, paths=paths, not_paths=not_paths, dsts=dsts, not_dsts=not_dsts, ports=ports)
+
+
 def fields(text: str) -> tuple[str, ...]:
     """Names of fields, with commas between them."""
     from pylsm.output.fields import known
@@ -390,9 +478,13 @@ def open_audit(options: Namespace, *, settle: bool = True, select: Selection | N
     # Who refuses or skips what is weaker means LSM hooks, unless another backend is asked for by name.
     source = "lsm" if options.backend == "auto" and options.if_unavailable != "auto" else options.backend
     pin = getattr(options, "pin", None)
+    rules = filters(options)
     try:
         if getattr(options, "adopt", None) is not None:
-            return Audit.adopt(options.adopt, btf=options.btf, events=options.events, context=options.context)
+            audit = Audit.adopt(options.adopt, btf=options.btf, events=options.events, context=options.context)
+            if rules is not None:
+                audit.set_filters(rules)
+            return audit
         return Audit(
             source=source,
             ring_bytes=options.ring_size,
@@ -405,6 +497,8 @@ def open_audit(options: Namespace, *, settle: bool = True, select: Selection | N
             events=options.events,
             context=options.context,
             select=select,
+            filters=rules,
+            dedup=options.dedup or "file+mode",
         )
     except UnavailableError as error:
         if options.if_unavailable != "skip":

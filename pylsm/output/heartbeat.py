@@ -132,7 +132,7 @@ class _Session:
         self.line = 0
         self.counted = 0
         self.since = 0  # lines of events behind the last heartbeat
-        self.lost = self.unreadable = 0
+        self.lost = self.unreadable = self.withheld = 0
         self.final = False
         self.first: Sequence[int] = ()  # the number that each processor's next record had at the first heartbeat
         self.processors: dict[int, _Processor] = {}
@@ -174,6 +174,8 @@ class _Session:
             self._end_of_numbers(following, line)
         unreadable = found.get("unreadable")
         self.unreadable = unreadable if type(unreadable) is int and unreadable > 0 else 0
+        withheld = found.get("withheld")
+        self.withheld = withheld if type(withheld) is int and withheld > 0 else 0
         self.number, self.line, self.counted = found["number"], line, found["events"]
         self.since, self.lost, self.final = 0, found["lost"], found.get("final") is True
 
@@ -200,10 +202,10 @@ class _Session:
         gaps = [(cpu, gap) for cpu, processor in sorted(self.processors.items()) for gap in processor.gaps]
         gone = sum(gap.end - gap.first for _, gap in gaps)
         # Behind the last heartbeat losses are not counted yet.
-        known = self.lost + self.unreadable if self.final else gone
+        known = self.lost + self.unreadable + self.withheld if self.final else gone
         if gone > known:
             numbers = f"{gone} number{'' if gone == 1 else 's'} of records"
-            self.missing.append(f"{numbers} are in no line, and only {known} were lost in the kernel")
+            self.missing.append(f"{numbers} are in no line, and only {known} were lost in the kernel or filtered")
             self.missing += [_describe(cpu, gap) for cpu, gap in gaps[:_TOLD]]
             if len(gaps) > _TOLD:
                 self.missing.append(f"… and {len(gaps) - _TOLD} further gaps")

@@ -16,6 +16,7 @@ import pytest
 
 from cases.cli import Opener, Running, nothing_left, pylsm
 from cases.lab import eventually
+from cases.selection import group  # noqa: F401
 
 COUNTS = re.compile(r"recorded (\d+), deduplicated (\d+), lost (\d+), untraced (\d+)")
 
@@ -192,3 +193,51 @@ def test_hostile_names_stay_on_their_line(tmp_path: Path) -> None:
         _, out, _ = running.finish(signal.SIGINT)
         line = f"[LSM] open pid={opener.pid} comm=c\\x1b\\x20mode=w mode=w path={tmp_path}/"
     assert out == "".join(f"{line}{shown}\n" for shown in (r"\x1b[2K\x0d", r"\xff", r"\xe2\x80\xae", r"\\x41"))
+
+
+def test_filters_of_a_command(tmp_path: Path) -> None:
+    """What is left out is counted, and a log without it is whole."""
+    output = tmp_path / "events.jsonl"
+    folder = tmp_path / "files"
+    folder.mkdir()
+    script = f"""
+import os, socket
+for name in ("a", "b.tmp", "c"):
+    os.close(os.open("{folder}/" + name, os.O_WRONLY | os.O_CREAT))
+os.close(os.open("{folder}/a", os.O_RDONLY))
+for port in (79, 80):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", port))
+"""
+    options = ("--mode", "w", "--path", str(folder), "--not-path", "*.tmp", "--dst", "127.0.0.0/8", "--port", "80-89")
+    log = ("--format", "json", "--heartbeat", "60", "-o", output, "--events", "connect,open")
+    with nothing_left():
+        result = pylsm("run", *options, *log, "--", sys.executable, "-IS", "-c", script)
+    assert result.returncode == 0, result.stderr
+    events = [json.loads(line) for line in output.read_text().splitlines() if "heartbeat" not in line]
+    assert [event.get("path", event.get("dport")) for event in events] == [f"{folder}/a", f"{folder}/c", 80]
+    assert counts(result.stderr)[0] == 3
+    filtered = re.search(r", filtered (\d+)", result.stderr)
+    assert filtered and int(filtered[1]) > 3, "what the interpreter opens, too"
+    assert pylsm("verify-log", output).returncode == 0
+
+
+def test_a_cgroup_that_vanishes_ends_the_audit(
+    group: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Nobody can join any more."""
+    from cases.selection import enter
+
+    running = Running("attach", "--cgroup", group, "--events", "open")
+    assert "no process matches --cgroup" in running.stderr
+
+    script = f"open('{tmp_path}/inside', 'w')"
+    subprocess.run([sys.executable, "-IS", "-c", script], preexec_fn=lambda: enter(group), check=True)
+    for folder in (group / "inner", group):
+        assert eventually(lambda folder=folder: not (folder / "cgroup.procs").read_text())
+        folder.rmdir()
+    status, out, err = running.finish()
+    assert status == 0
+    assert f"path={tmp_path}/inside" in out
+    assert f"cgroup {group} has been removed" in err

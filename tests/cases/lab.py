@@ -135,8 +135,9 @@ class Lab:
         worker.release()
         result = worker.wait()
         self.settle()
+        events = self.drain()
         counts = Counts._make(a - b for a, b in zip(self.audit.counts(), before))
-        return Outcome(worker.pid, result, self.drain(), counts)
+        return Outcome(worker.pid, result, events, counts)
 
     def settle(self) -> None:
         """Until the last of the family has gone through its exit."""

@@ -21,7 +21,9 @@ from cases.lab import CONNECTS_AND_OPENS, Lab, Worker, eventually, touch
 from pylsm.asm import MapSpec, MapType
 from pylsm.audit import maps, pinned
 from pylsm.audit.events import Event, FileOpen
+from pylsm.audit.filters import Filters
 from pylsm.audit.pinned import PinnedError, remove
+from pylsm.audit.selection import Selection
 from pylsm.audit.session import Audit
 from pylsm.loader import Map
 from pylsm.loader.link import Link
@@ -52,6 +54,57 @@ def running_programs(place: Path) -> dict[str, bytes]:
         with Map.open_pinned(path) as slot:
             found[path.name] = slot.lookup(bytes(4))
     return found
+
+
+# --- what was asked for ---------------------------------------------------------------------------------------------
+
+
+def test_filters_and_selectors_go_on(source: str, place: Path, tmp_path: Path) -> None:
+    """In the kernel while nobody is there, and in the process that adopts it."""
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 1:
+            parent.chmod(parent.stat().st_mode | 0o11)
+
+    def work(name: str) -> None:
+        os.setresuid(54321, 54321, 54321)
+        for suffix in ("", ".tmp"):
+            touch(tmp_path / f"{name}{suffix}")
+            touch(tmp_path / f"no-{name}{suffix}")
+
+    def run(name: str) -> None:
+        worker = Worker(lambda: work(name))
+        worker.release()
+        worker.wait()
+
+    rules = Filters(paths=[f"{tmp_path}/*"], not_paths=[f"{tmp_path}/no*", "*.tmp"])
+    select = Selection(uids=[54321])
+    with Audit(source=source, events=CONNECTS_AND_OPENS, pin=place, select=select, filters=rules) as audit:
+        run("one")
+        assert paths(audit.read(), tmp_path) == ["one"]
+    try:
+        run("two")
+        with Audit.adopt(place) as audit:
+            assert audit.open_ended and audit.filters == rules
+            run("three")
+            assert paths(audit.read(), tmp_path) == ["two", "three"]
+            assert audit.counts().filtered >= 8
+            audit.set_filters(rules.removing(not_paths=["*.tmp"]))
+            run("four")
+            assert paths(audit.read(), tmp_path) == ["four", "four.tmp"]
+            touch(tmp_path / "of its own")
+            assert audit.read() == []
+        with Audit.adopt(place) as audit:
+            assert audit.filters == rules.removing(not_paths=["*.tmp"])
+    finally:
+        remove(place)
+
+
+def test_more_rules_than_the_state_has_room_for(source: str, place: Path) -> None:
+    rules = Filters(not_paths=[f"/a/long/path/to/number/{number}" for number in range(2000)])
+    with pytest.raises(PinnedError, match="the rules take"):
+        Audit(source=source, events=CONNECTS_AND_OPENS, pin=place, filters=rules)
+    assert not place.exists()
 
 
 # --- going on -----------------------------------------------------------------------------------------------------

@@ -8,11 +8,14 @@ import pytest
 
 from pylsm.arch import native
 from pylsm.asm import Program
+from pylsm.asm.verify import returns_unchanged
 from pylsm.audit.programs import family, syscalls
 from pylsm.audit.programs.file_open import file_open, path_walker
 from pylsm.audit.programs.hooks import KPROBE
 from pylsm.audit.programs.socket_connect import socket_connect
 from pylsm.audit.programs.task_iter import pid_table
+from pylsm.audit.proof import TAIL_CALLS
+from pylsm.audit.sources import SOURCES, Options
 
 # RFC 9669: opcodes, and instruction classes (the low three bits)
 CALL, EXIT, JNE_IMM = 0x85, 0x95, 0x55
@@ -118,3 +121,37 @@ def test_hooks_and_maps() -> None:
         "pylsm_scratch",
         "pylsm_walkers",
     }
+
+
+FILTERS = ("mode", "path", "dst", "port")
+ASKED = [
+    Options(select=("uid", "cgroup", "cgroup/pids")),
+    Options(select=("all",)),
+    Options(select=("uid", "cgroup", "comm", "exe")),
+    *(Options(filters=(name,)) for name in FILTERS),
+    *(Options(filters=FILTERS, dedup=dedup, window_ms=1000) for dedup in ("off", "file", "window")),
+]
+
+
+@pytest.mark.parametrize("options", ASKED, ids=str)
+def test_what_is_asked_for_observes_only(options: Options) -> None:
+    """Whatever the options, each program is proved, on each source and for each variant."""
+    for source in SOURCES:
+        for variant in source.variants:
+            for program in source.all(variant, options=options):
+                verdict = {"lsm/socket_connect": 3, "lsm/file_open": 1}.get(str(program.section))
+                returns_unchanged(program, verdict, tail_calls=TAIL_CALLS)
+
+
+def test_what_is_not_asked_for_emits_nothing() -> None:
+    plain = {program.name: program.instructions for program in SOURCES[0].all(SOURCES[0].variants[0])}
+    for options in ASKED:
+        for program in SOURCES[0].all(SOURCES[0].variants[0], options=options):
+            looks_at_opens = {"mode", "path"} & set(options.filters) or options.dedup != "file+mode"
+            if program.name == "socket_connect":
+                touched = bool({"dst", "port"} & set(options.filters) or options.by_event)
+            elif program.name == "file_open":
+                touched = bool(looks_at_opens or options.by_event)
+            else:
+                continue
+            assert (program.instructions != plain[program.name]) == touched, options

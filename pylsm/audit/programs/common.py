@@ -264,16 +264,18 @@ class Probe:
         """``dst`` = the number of the record to come (`take_number`); clobbers r0-r5."""
         take_number(self.a, dst, self._slot, atomics=self._marks)
 
-    def header(self, record: View, kind: int, number: Register | None = None) -> None:
+    def header(self, record: View, kind: int, number: Register | None = None, *, numbered: bool = True) -> None:
         """Fill the header of a record; clobbers r0-r5.
 
         Args:
             number: a register that holds what `number` gave; None takes one now, for a record that can still be lost.
+            numbered: False leaves the number out, for a record that can still be filtered.
         """
         a = self.a
-        if number is None:
-            self.number(R1)
-        a.stx(record.sequence, number or R1)
+        if numbered:
+            if number is None:
+                self.number(R1)
+            a.stx(record.sequence, number or R1)
         a.call("get_smp_processor_id")
         a.stx(record.cpu, R0)
         a.st(record.source, SOURCE_LSM)

@@ -9,6 +9,7 @@ from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, Asm, Program, Register, Vi
 from pylsm.asm.typed import Field, Typed
 from pylsm.audit.maps import MARKS, RING, SCRATCHES, SEEN, WALKERS
 from pylsm.audit.programs.common import KERNEL, Probe
+from pylsm.audit.programs.filters import require_mode, require_path
 from pylsm.audit.programs.hooks import LSM, Hook
 from pylsm.audit.programs.path import walk
 from pylsm.audit.records import (
@@ -30,10 +31,15 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import TypeAlias
 
-__all__ = ["PATHS", "file_open", "path_walker", "record_open"]
+__all__ = ["DEDUP", "PATHS", "file_open", "path_walker", "record_open"]
 
 #: How the path is had: by the helper bpf_d_path, and by the walker only if it is too long for that; or by the walker.
 PATHS = ("d_path", "walk")
+#: Which opens are repeats and make no record: none; those of the same file by the same process incarnation; those with
+#: the same access mode besides; the same, but only for a time after the last that was recorded.
+DEDUP = ("off", "file", "file+mode", "window")
+#: Units of time in the table of opens: 2**20 ns.
+_WINDOW_SHIFT = 20
 
 _FMODE_READ_WRITE = 3
 #: A file that the kernel opens for itself behind another: FMODE_NOACCOUNT (include/linux/fs.h), which has marked such
@@ -79,7 +85,9 @@ def file_open(
     file = a.typed(R9, "file")
     _getter(a, word, hook.typed)(R1, file.f_mode)
     probe.leave_if(R1, "&", _FMODE_INNER, "ignored")
-    record_open(probe, file, path, key, word, trusted=hook.typed, atomics=atomics, inner=True, leader=leader)
+    record_open(
+        probe, file, path, key, word, trusted=hook.typed, atomics=atomics, inner=True, leader=leader, options=options
+    )
     probe.finish(None)
     return a.build()
 
@@ -126,10 +134,10 @@ def path_walker(
     a.stx(key.device, R1)
     task = probe.current_task(R7)
     a.ldx(R1, event.granted)
-    _set_how(probe, key, word, task)
+    _set_how(probe, key, word, task, options)
     _set_who(probe, key, word, task.group_leader)
     a.mov(R0, R9)
-    _send(probe, event, key, word, whole=False)
+    _send(probe, event, key, word, whole=False, options=options)
     probe.finish("recorded")
     return a.build()
 
@@ -145,6 +153,7 @@ def record_open(
     atomics: bool,
     inner: bool = False,
     leader: Typed | None = None,
+    options: Options = PLAIN,
 ) -> None:
     """Record the open of ``file`` (in r9); comes to its end with the run counted.
 
@@ -157,10 +166,16 @@ def record_open(
             kernel does not preempt itself: the distributions that ship such old kernels configure them so.
         inner: it may be a file that a filesystem opens behind another.
         leader: of the current process (in r8), whose MEMBER is in r7, or 0; with marks only. Without, r7 = pid_tgid.
+        options: what was asked for.
     """
     a = probe.a
     mnt_ns = a.stack(4, "mnt_ns")
     get = _getter(a, word, trusted)
+
+    recent = leader is not None and options.dedup in ("file", "file+mode")
+    if "mode" in options.filters:
+        get(R1, file.f_mode)
+        require_mode(probe, options.filters)
 
     # The key: what (device and inode), how (access mode), who (an incarnation of a process).
     inode = get(R3 if trusted else R8, file.f_inode)
@@ -171,17 +186,21 @@ def record_open(
     a.stx(key.device, R1)
     remember = a.label("remember")
     task = leader or probe.current_task(R8)
-    get(R1, file.f_mode)
-    _set_how(probe, key, word, task)
+    if options.dedup != "off":
+        get(R1, file.f_mode)
+        _set_how(probe, key, word, task, options)
+        if recent:
+            _leave_recent(probe, key)
+        _set_who(probe, key, word, task.group_leader if leader is None else leader)
+        a.call("map_lookup_elem", SEEN, key)
+        if options.dedup == "window":
+            _leave_within(probe, word, options)
+        elif leader is None:
+            probe.leave_if(R0, "!=", 0, "deduplicated")
+        else:
+            probe.count_as("deduplicated")
+            a.jne(R0, 0, remember)
     if leader is not None:
-        _leave_recent(probe, key)
-    _set_who(probe, key, word, task.group_leader if leader is None else leader)
-    a.call("map_lookup_elem", SEEN, key)
-    if leader is None:
-        probe.leave_if(R0, "!=", 0, "deduplicated")
-    else:
-        probe.count_as("deduplicated")
-        a.jne(R0, 0, remember)
         probe.load_ids()
         a.mov(R8, R0)
         task = a.typed(R8, "task_struct")
@@ -220,7 +239,7 @@ def record_open(
     a.ldx(R9, u64[word])
 
     event = a.view(R8, FILE_OPEN, SCRATCH_RECORD)
-    probe.header(event, KIND_OPEN)
+    probe.header(event, KIND_OPEN, numbered="path" not in options.filters)
     a.ldx(R1, key.inode)
     a.stx(event.inode, R1)
     a.ldx(R1, key.device)
@@ -245,10 +264,10 @@ def record_open(
         with a.if_(R0, ">", PATH_MAX):
             _hand_over(probe, scratch)
             probe.leave("unreadable")
-        _send(probe, event, key, word, whole=True)
+        _send(probe, event, key, word, whole=True, options=options)
         probe.count_as("recorded")
     a.bind(remember)
-    if leader is not None:
+    if recent:
         _remember(probe, key)
 
 
@@ -293,6 +312,22 @@ def _remember(probe: Probe, key: View) -> None:
     a.stx(kept.inode, R1)
     a.ldx(R1, u64[key["device"]])
     a.stx(u64[kept["device"]], R1)
+
+
+def _leave_within(probe: Probe, word: View, options: Options) -> None:
+    """Leave if the open that r0 points to the time of, if to any, was recorded within the window; clobbers r0-r5."""
+    a = probe.a
+    first = a.label("first")
+    a.jeq(R0, 0, first)
+    a.ldx(R1, u32[R0])
+    a.stx(u64[word], R1)
+    a.call("ktime_get_ns")
+    a.rsh(R0, _WINDOW_SHIFT)
+    a.ldx(R1, u64[word])
+    a.sub32(R0, R1)
+    probe.count_as("deduplicated")
+    a.jump32(R0, "<", (options.window_ms * 1_000_000 >> _WINDOW_SHIFT) + 1, probe.counted)
+    a.bind(first)
 
 
 def _hand_over(probe: Probe, scratch: View) -> None:
@@ -370,10 +405,10 @@ def _flag_unlinked(a: Asm, file: Typed, event: View, get: _Getter) -> None:
     a.bind(linked)
 
 
-def _set_how(probe: Probe, key: View, word: View, task: Typed) -> None:
+def _set_how(probe: Probe, key: View, word: View, task: Typed, options: Options) -> None:
     """Fill the part of a key that says how: r1 is f_mode, ``task`` a thread of the process; clobbers r1-r5."""
     a = probe.a
-    a.and_(R1, _FMODE_READ_WRITE)
+    a.and_(R1, 0 if options.dedup == "file" else _FMODE_READ_WRITE)
     a.stx(key.how, R1)
     probe.read_task(R1, task.self_exec_id, word)
     a.lsh(R1, 2)
@@ -396,9 +431,21 @@ def _set_who(probe: Probe, key: View, word: View, leader: Typed | Field) -> None
     a.stx(key.who, R1)
 
 
-def _send(probe: Probe, event: View, key: View, word: View, *, whole: bool) -> None:
+def _send(probe: Probe, event: View, key: View, word: View, *, whole: bool, options: Options) -> None:
     """Send the record at ``event`` (in r8) with r0 bytes of path, free its buffer, mark it as seen."""
     a = probe.a
+    if "path" in options.filters:
+        refused, wanted = a.label("refused"), a.label("wanted")
+        a.stx(u64[word], R0)
+        require_path(probe, event, word, refused)
+        a.ja(wanted)
+        a.bind(refused)
+        _release(a, a.view(R8, SCRATCH))
+        probe.leave("filtered")
+        a.bind(wanted)
+        probe.number(R1)  # only now: what is filtered is no gap
+        a.stx(event.sequence, R1)
+        a.ldx(R0, u64[word])
     # Only the bytes that were written are sent; the buffer's older contents stay in the kernel.
     a.mov(R3, R0)
     a.add(R3, FILE_OPEN.size)
@@ -412,6 +459,12 @@ def _send(probe: Probe, event: View, key: View, word: View, *, whole: bool) -> N
     unmarked = a.label("unmarked")
     if not whole:
         a.jset(R9, FLAG_BASENAME, unmarked)
-    a.st(u32[word], 1)
-    a.call("map_update_elem", SEEN, key, word, 0)
+    if options.dedup == "window":
+        a.call("ktime_get_ns")
+        a.rsh(R0, _WINDOW_SHIFT)
+        a.stx(u32[word], R0)
+    elif options.dedup != "off":
+        a.st(u32[word], 1)
+    if options.dedup != "off":
+        a.call("map_update_elem", SEEN, key, word, 0)
     a.bind(unmarked)

@@ -6,6 +6,7 @@ from pylsm.arch import Architecture
 from pylsm.asm import R0, R1, R2, R3, R8, R9, Program, View, u16, u32, u64
 from pylsm.audit.maps import RING
 from pylsm.audit.programs.common import Probe
+from pylsm.audit.programs.filters import require_destination
 from pylsm.audit.programs.hooks import LSM, Hook
 from pylsm.audit.records import CONNECT, KIND_BIND, KIND_CONNECT
 from pylsm.audit.sources import PLAIN, Options
@@ -53,12 +54,12 @@ def _with_address(
     hook.argument(a, R9, 2, arch)  # addrlen
     hook.argument(a, R3, 1, arch)
     a.call("probe_read_kernel", address, READ, None)
-    record_connect(probe, address, kind)
+    record_connect(probe, address, kind, options)
     probe.finish("ignored")
     return a.build()
 
 
-def record_connect(probe: Probe, address: View, kind: int = KIND_CONNECT) -> None:
+def record_connect(probe: Probe, address: View, kind: int = KIND_CONNECT, options: Options = PLAIN) -> None:
     """Record the ``READ`` bytes at ``address``, of which the low 32 bits of r9 are valid; falls through when it is no
     address of the internet.
     """
@@ -80,6 +81,8 @@ def record_connect(probe: Probe, address: View, kind: int = KIND_CONNECT) -> Non
         a.bind(unspecified)
         a.st(u16[address], _AF_INET)
     a.bind(write)
+    if kind == KIND_CONNECT:
+        require_destination(probe, address, options.filters)
     probe.number(R9)
     a.call("ringbuf_reserve", RING, CONNECT.size, 0)
     with a.if_(R0, "==", 0):

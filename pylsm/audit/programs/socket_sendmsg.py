@@ -13,6 +13,7 @@ from pylsm.asm.typed import Typed
 from pylsm.audit.maps import RING, SENT
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.file_open import _getter
+from pylsm.audit.programs.filters import require_destination
 from pylsm.audit.programs.hooks import LSM, Hook
 from pylsm.audit.programs.socket_connect import READ
 from pylsm.audit.programs.syscalls import ignore_compat, socket_behind
@@ -79,7 +80,7 @@ def socket_sendmsg(
     get(R9, msg.msg_namelen)
     a.ldx(R3, u64[kept])
     a.call("probe_read_kernel", address, READ, None)
-    _record(probe, address, message, word)
+    _record(probe, address, message, word, options)
     probe.finish("ignored")
     a.bind(connected)
     if hook.verdict:
@@ -155,7 +156,7 @@ def sendto_call(*, typed_task: bool = True, arch: Architecture | None = None, op
     a.ldx(R3, u64[given])
     a.call("probe_read_user", address, None, None)
     a.jne(R0, 0, unreadable)
-    _record(probe, address, message, word)
+    _record(probe, address, message, word, options)
     a.ja(ignored)
     a.bind(unreadable)
     probe.leave("unreadable")
@@ -177,7 +178,7 @@ def _describe(probe: Probe, sock: Typed, message: View, word: View, *, trusted: 
         a.stx(to, R1)
 
 
-def _record(probe: Probe, address: View, message: View, word: View) -> None:
+def _record(probe: Probe, address: View, message: View, word: View, options: Options) -> None:
     """Record the ``READ`` bytes at ``address``, of which the low 32 bits of r9 are valid; falls through when they are
     no address of the internet, or one that is not used. r7 = pid_tgid."""
     a = probe.a
@@ -223,6 +224,10 @@ def _record(probe: Probe, address: View, message: View, word: View) -> None:
     a.ldx(R1, message.protocol)
     a.stx(key.protocol, R1)
     a.st(key.reserved, 0)
+    if {"dst", "port"} & set(options.filters):
+        a.ldx(R1, key.family)
+        a.stx(u16[address], R1)
+        require_destination(probe, address, options.filters)
     _incarnation(probe, key, word)
     a.ldx(R1, message.flags)
     a.jne(R1, 0, once)

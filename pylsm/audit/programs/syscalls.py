@@ -61,7 +61,7 @@ def sys_enter(
     a.call("probe_read_user", address, None, None)
     with a.if_(R0, "!=", 0):
         probe.leave("unreadable")
-    record_connect(probe, address, kind)
+    record_connect(probe, address, kind, options)
     a.bind(ignored)
     probe.finish("ignored")
     a.bind(untouched)
@@ -119,7 +119,7 @@ def sys_exit(
     file = a.typed(R9, "file")
     a.probe_load(R1, file.f_mode, word)
     a.jset(R1, _FMODE_PATH, ignored)
-    record_open(probe, file, "walk", key, word, trusted=False, atomics=atomics)
+    record_open(probe, file, "walk", key, word, trusted=False, atomics=atomics, options=options)
     a.bind(unreadable)
     probe.leave("unreadable")
     a.bind(ignored)
