@@ -22,10 +22,10 @@ from cases.lab import BACKENDS, CONNECTS_AND_OPENS, Lab  # noqa: E402
 
 from pylsm.audit.session import Audit  # noqa: E402
 
-# A shell starts what runs in its background with SIGINT ignored, nohup does so with SIGHUP; children inherit both.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+# A shell starts what runs in its background with INT and QUIT ignored, nohup does so with HUP; children inherit that.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 _BPFFS = "/sys/fs/bpf"
 IN_VM = bool(os.environ.get("PYLSM_VM"))

@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cases.cli import PYLSM, Running, nothing_left, pylsm
@@ -40,12 +39,12 @@ class Calls:
         self.number = 0
         real = module._syscall
 
-        def syscall(number: int, cmd: int, attr: Any, size: int) -> int:
+        def syscall(number: int, *arguments: int) -> int:
             self.made += 1
             if self.made == self.fail_at:
                 ctypes.set_errno(self.number)
                 return -1
-            return real(number, cmd, attr, size)
+            return real(number, *arguments)
 
         monkeypatch.setattr(module, "_syscall", syscall)
 

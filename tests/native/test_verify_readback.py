@@ -73,7 +73,7 @@ def test_a_writing_program_is_refused_by_the_attach_of_an_audit(monkeypatch: pyt
     from pylsm.audit import session
     from pylsm.audit.programs import table
 
-    def bad(hook: object, variant: object) -> Program:
+    def bad(hook: object, variant: object, options: object) -> Program:
         a = Asm("raw_tp/sys_enter")
         a.mov(R6, R1)
         a.mov(R1, 10)

@@ -101,7 +101,7 @@ def test_number_of_entries_and_flags_are_the_owners_business() -> None:
 @pytest.mark.parametrize(("text", "count"), [("0\n", 1), ("0-3\n", 4), ("0-1,8\n", 3), ("0,2-5,7\n", 6)])
 def test_possible_cpus(monkeypatch: pytest.MonkeyPatch, text: str, count: int) -> None:
     monkeypatch.setattr(maps, "_possible_cpus", 0)
-    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: io.StringIO(text))
+    monkeypatch.setattr("builtins.open", lambda *args, **kwargs: io.BytesIO(text.encode()))
     assert maps.possible_cpus() == count
 
 

@@ -80,5 +80,6 @@ def test_the_man_page_is_one() -> None:
 def test_the_unit_is_sound(tmp_path: Path) -> None:
     unit = tmp_path / "pylsm.service"
     unit.write_text((SHARE / "pylsm.service").read_text().replace("/usr/local/bin/pylsm", sys.executable))
+    unit.chmod(0o644)
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
