@@ -1,8 +1,8 @@
 """Programs that try to open a file or to connect unseen: each does it and says what must have been seen.
 
-What a case returns is a list of what the audit has to show, ("open", path), ("mode", mode, path) or ("connect",
-address, port), as often as it has to show it. `ATTEMPTS` names each case, and says for each backend that does not see
-it why.
+What a case returns is a list of what the audit has to show, ("open", path), ("mode", mode, path) or ("connect" or
+"sendto", address, port), as often as it has to show it. `ATTEMPTS` names each case, and says for each backend that does
+not see it why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, Union
 
 from cases.connects import INET, INET6, TCP, UDP, connect, in4, in6
@@ -73,12 +73,10 @@ MSG_FASTOPEN = 0x20000000
 SYSCALLS = "raw_tracepoint"
 NO_URING = {SYSCALLS: "io_uring makes no system call for it"}
 NO_COMPAT = {SYSCALLS: "32-bit system calls have other numbers, which are not looked at"}
-NO_EXEC = {SYSCALLS: "execve opens it inside the kernel"}
+NO_EXEC = {SYSCALLS: "execve opens it inside the kernel; `exec` names the program"}
 EVERYONE = ("lsm", "fentry", "kprobe", SYSCALLS)
 STRANGER = dict.fromkeys(EVERYONE, "who opened it is not traced")
 NO_IP = dict.fromkeys(EVERYONE, "no IP: connects within the machine are not recorded")
-#: sendto and sendmsg have a hook of their own, socket_sendmsg.
-NO_SENDMSG = dict.fromkeys(EVERYONE, "sendto without connect passes another hook, socket_sendmsg")
 
 
 class Attempt(NamedTuple):
@@ -116,6 +114,10 @@ def opened(*paths: str | bytes) -> list[Seen]:
 
 def connected(port: int = PORT, address: str = LOOPBACK) -> list[Seen]:
     return [("connect", address, port)]
+
+
+def sent(port: int = PORT) -> list[Seen]:
+    return [("sendto", LOOPBACK, port)]
 
 
 def in_child(pid: int, work: Callable[[], object]) -> None:
@@ -659,9 +661,9 @@ def _(d: str) -> list[Seen]:
     return connected()
 
 
-def sctp() -> socket.socket:
+def sctp(kind: int = TCP) -> socket.socket:
     try:
-        return socket.socket(INET, TCP, 132)
+        return socket.socket(INET, kind, 132)
     except OSError as error:
         raise Missing(f"SCTP: {error.strerror}") from None
 
@@ -746,7 +748,7 @@ def _(d: str) -> list[Seen]:
     return connected(address="2")
 
 
-@attempt("connects", "TCP Fast Open: sendto with MSG_FASTOPEN", NO_SENDMSG)
+@attempt("connects", "TCP Fast Open: sendto with MSG_FASTOPEN")
 def _(d: str) -> list[Seen]:
     with socket.socket(INET, TCP) as sock:
         try:
@@ -755,7 +757,7 @@ def _(d: str) -> list[Seen]:
             pass
         except OSError as error:
             raise Missing(f"MSG_FASTOPEN: {error.strerror}") from None
-    return connected()
+    return sent()
 
 
 @attempt("connects", "TCP_FASTOPEN_CONNECT: connect, sent with the first write")
@@ -763,23 +765,6 @@ def _(d: str) -> list[Seen]:
     with socket.socket(INET, TCP) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, 30, 1)
         sock.connect_ex((LOOPBACK, PORT))
-    return connected()
-
-
-@attempt("connects", "UDP sendto without connect", NO_SENDMSG)
-def _(d: str) -> list[Seen]:
-    with socket.socket(INET, UDP) as sock:
-        sock.sendto(b"x", (LOOPBACK, PORT))
-    return connected()
-
-
-@attempt("connects", "UDP sendmmsg without connect", NO_SENDMSG)
-def _(d: str) -> list[Seen]:
-    address, data = ctypes.create_string_buffer(in4(PORT), 16), ctypes.create_string_buffer(b"x")
-    vector = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(data), 1))
-    header = struct.pack("=QIIQQQQiI", ctypes.addressof(address), 16, 0, ctypes.addressof(vector), 1, 0, 0, 0, 0)
-    with socket.socket(INET, UDP) as sock:
-        checked(syscall(SENDMMSG, sock.fileno(), ctypes.create_string_buffer(header + bytes(8)), 1, 0))
     return connected()
 
 
@@ -819,3 +804,92 @@ def _(d: str) -> list[Seen]:
     stop.append(1)
     thread.join()
     return made
+
+
+# ---- messages without a connect -----------------------------------------------------------------------------------
+
+
+def message(address: bytes) -> tuple[bytes, list[object]]:
+    """A struct msghdr with one byte for ``address``, and what it points to."""
+    name, data = ctypes.create_string_buffer(address), ctypes.create_string_buffer(b"x")
+    vector = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(data), 1))
+    header = struct.pack("=QIIQQQQiI", ctypes.addressof(name), len(address), 0, ctypes.addressof(vector), 1, 0, 0, 0, 0)
+    return header, [name, data, vector]
+
+
+@attempt("messages", "UDP, sendto")
+def _(d: str) -> list[Seen]:
+    with socket.socket(INET, UDP) as sock:
+        sock.sendto(b"x", (LOOPBACK, PORT))
+    return sent()
+
+
+@attempt("messages", "UDP, sendmsg to three destinations")
+def _(d: str) -> list[Seen]:
+    with socket.socket(INET, UDP) as sock:
+        for port in (1, 2, 3):
+            sock.sendmsg([b"x"], [], 0, (LOOPBACK, port))
+    return sent(1) + sent(2) + sent(3)
+
+
+@attempt("messages", "UDP, sendmmsg")
+def _(d: str) -> list[Seen]:
+    header, kept = message(in4(PORT))
+    with socket.socket(INET, UDP) as sock:
+        checked(syscall(SENDMMSG, sock.fileno(), ctypes.create_string_buffer(header + bytes(8)), 1, 0))
+    del kept
+    return sent()
+
+
+@attempt("messages", "UDP, the second of two in one sendmmsg", {SYSCALLS: "it reads the first message of a sendmmsg"})
+def _(d: str) -> list[Seen]:
+    (first, kept), (second, kept_too) = message(in4(1)), message(in4(2))
+    both = ctypes.create_string_buffer(first + bytes(8) + second + bytes(8))
+    with socket.socket(INET, UDP) as sock:
+        assert checked(syscall(SENDMMSG, sock.fileno(), both, 2, 0)) == 2
+    del kept, kept_too
+    return sent(1) + sent(2)
+
+
+@attempt("messages", "UDP, to another than the socket is connected to")
+def _(d: str) -> list[Seen]:
+    with socket.socket(INET, UDP) as sock:
+        sock.connect((LOOPBACK, 1))
+        sock.sendto(b"x", (LOOPBACK, 2))
+    return connected(1) + sent(2)
+
+
+@attempt("messages", "a raw socket, sendto")
+def _(d: str) -> list[Seen]:
+    with socket.socket(INET, socket.SOCK_RAW, 253) as sock:  # for experiments (RFC 3692)
+        sock.sendto(b"x", (LOOPBACK, 0))
+    return sent(0)
+
+
+@attempt("messages", "io_uring, SENDMSG", NO_URING)
+def _(d: str) -> list[Seen]:
+    header, kept = message(in4(PORT))
+    buffer = ctypes.create_string_buffer(header)
+    with socket.socket(INET, UDP) as sock:
+        assert need(uring(9, sock.fileno(), ctypes.addressof(buffer), 1, 0, 0), "io_uring sendmsg") == 1
+    del kept
+    return sent()
+
+
+@attempt("messages", "io_uring, SENDMSG by the kernel's polling thread (SQPOLL)", NO_URING)
+def _(d: str) -> list[Seen]:
+    header, kept = message(in4(PORT))
+    buffer = ctypes.create_string_buffer(header)
+    with socket.socket(INET, UDP) as sock:
+        assert need(uring(9, sock.fileno(), ctypes.addressof(buffer), 1, 0, 0, POLLED), "io_uring sendmsg") == 1
+    del kept
+    return sent()
+
+
+@attempt("messages", "SCTP, sendto on a socket for many")
+def _(d: str) -> list[Seen]:
+    with sctp(socket.SOCK_SEQPACKET) as sock:
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            sock.sendto(b"x", (LOOPBACK, PORT))
+    return sent()

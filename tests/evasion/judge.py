@@ -68,9 +68,9 @@ def found(events: Any) -> list[tuple[Any, ...]]:
     seen: list[tuple[Any, ...]] = []
     inodes = set()
     for event in events:
-        if hasattr(event, "dst_ip"):
-            seen.append(("connect", event.dst_ip, event.port))
-        elif hasattr(event, "path"):
+        if event.name in ("connect", "sendto"):
+            seen.append((event.name, event.dst_ip, event.port))
+        elif event.name == "open":
             seen += [("open", event.path), ("mode", event.mode, os.fsdecode(event.path))]
             inodes.add(event.inode)
     return [*seen, *(("inode", str(inode), 1) for inode in inodes)]

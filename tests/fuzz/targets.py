@@ -199,7 +199,7 @@ def records() -> list[bytes]:
 def images() -> list[bytes]:
     """What is behind the checksum of a prepared map."""
     whole = prepare((), maps=[MapSpec("m", MapType.HASH, key=4, value=8, max_entries=2)]).encode()
-    return [whole[len(MAGIC) + 32 :]]
+    return [whole[len(MAGIC) + 8 :]]
 
 
 def logs() -> list[bytes]:
