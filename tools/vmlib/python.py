@@ -29,8 +29,9 @@ __all__ = [
     "required",
 ]
 
-# They read code and never run it: 50 MB that no command inside a machine needs.
-STATIC_TOOLS = frozenset({"mypy", "ruff"})
+# They look at code and at output, outside: 80 MB that no command inside a machine needs, part of it compiled for one
+# architecture.
+OUTSIDE = frozenset({"mypy", "ruff", "jsonschema", "ocsf-json-schema", "selenium"})
 # Never imported by a program here: tests, graphics, installers.
 NOT_LIBRARY = re.compile(
     r"__pycache__|ensurepip|idlelib|lib2to3|pydoc_data|site-packages|tests?|tkinter|turtledemo|config-.*"
@@ -48,7 +49,7 @@ def required(pyproject: Path = CHECKOUT / "pyproject.toml", extra: str = "test")
         ) from None
     project: dict[str, Any] = toml.loads(pyproject.read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"][extra]
-    return [name for name in map(_name, wanted) if name not in STATIC_TOOLS]
+    return [name for name in map(_name, wanted) if name not in OUTSIDE]
 
 
 def closure(names: Iterable[str]) -> list[Distribution]:
