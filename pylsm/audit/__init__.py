@@ -17,7 +17,7 @@ from pylsm.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylsm.audit.events import Connect, Event, FileOpen
+    from pylsm.audit.events import Connect, Context, Event, Exec, Exit, FileOpen, Fork, Sendto
     from pylsm.audit.live import Events, watch
     from pylsm.audit.session import Audit, BlindError, Counts, FamilyFull, UnavailableError
 
@@ -25,11 +25,16 @@ __all__ = [
     "Audit",
     "BlindError",
     "Connect",
+    "Context",
     "Counts",
     "Event",
     "Events",
+    "Exec",
+    "Exit",
     "FamilyFull",
     "FileOpen",
+    "Fork",
+    "Sendto",
     "UnavailableError",
     "watch",
 ]
@@ -37,7 +42,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     # Only what is used is imported: a reader of events needs no loader.
-    if name in ("Connect", "Event", "FileOpen"):
+    if name in ("Connect", "Context", "Event", "Exec", "Exit", "FileOpen", "Fork", "Sendto"):
         from pylsm.audit import events as module
     elif name in ("Events", "watch"):
         from pylsm.audit import live as module  # type: ignore[no-redef]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pylsm.audit.events import DEFAULT, KINDS, choose
+from pylsm.audit.decode import Decoder
+from pylsm.audit.events import DEFAULT, KINDS, Event, choose
 from pylsm.audit.programs.table import ROWS
+from pylsm.audit.records import SOURCE_LSM
 from pylsm.audit.sources import SOURCES, Plan, Source
 from pylsm.errors import PylsmError
+from pylsm.output import jsonl, text
 
 NAMES = tuple(kind.name for kind in KINDS)
 
@@ -60,3 +67,20 @@ def test_the_page_of_kinds_is_current() -> None:
     command = [sys.executable, Path(__file__).resolve().parents[2] / "tools/events", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@given(data=st.binary(max_size=400), sizes=st.lists(st.integers(0, 65_535), min_size=3, max_size=3))
+def test_no_record_is_too_hostile_to_be_shown(kind: type[Event], data: bytes, sizes: list[int]) -> None:
+    """Whatever is in a record, sizes of parts that do not fit it among it: an event is one printable line."""
+    layout = kind.layout
+    record = bytearray(data.ljust(layout.size + 1, b"\xff"))
+    record[:6] = struct.pack("=IH", SOURCE_LSM, kind.kind)
+    for name, size in zip(("path_size", "name_size", "interpreter_size"), sizes):
+        if name in layout.fields:
+            struct.pack_into("=H", record, layout.field(name)[0], size)
+    event = Decoder().decode(bytes(record))
+    assert type(event) is kind
+    line = jsonl.render(event)
+    assert line.isprintable() and json.loads(line) == jsonl.to_dict(event)
+    assert text.render(event).isprintable()
