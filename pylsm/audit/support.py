@@ -67,6 +67,8 @@ def survey() -> Support:
     if supported is None and findings[2].ok is False:
         supported = False
     best = next((source for source in SOURCES if works[source.name]), None)
+    if best is not None:
+        findings.append(_kinds(best.name))
     return Support(supported, best.name if best else None, best.blind_spots if best else (), tuple(findings))
 
 
@@ -140,17 +142,23 @@ def _try(source: str) -> Finding:
     name = f"source {source}"
     try:
         with Audit(source=source):
-            found = "attached; saw an open and a connect of its own"
+            return Finding(name, True, "attached; saw an open and a connect of its own")
     except UnavailableError as error:
         reason = error.reasons[source]
         return Finding(name, False, str(reason), reason.hint)
     except PylsmError as error:
         return Finding(name, False, str(error), error.hint)
+
+
+def _kinds(source: str) -> Finding:
+    """Which kinds of events a source that works cannot record."""
+    name = f"kinds of events of {source}"
     try:
         with Audit(source=source, events=["all"]) as audit:
-            return Finding(name, True, found + (f"; cannot record: {', '.join(audit.unseen)}" if audit.unseen else ""))
+            found = f"all but {', '.join(audit.unseen)}" if audit.unseen else "all"
+            return Finding(name, True, found)
     except PylsmError as error:
-        return Finding(name, True, f"{found}; --events all cannot be recorded: {error}", error.hint)
+        return Finding(name, False, f"not all: {error}", error.hint)
 
 
 def kernel() -> str:
