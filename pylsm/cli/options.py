@@ -309,8 +309,9 @@ def add_sink_options(parser: ArgumentParser) -> _ArgumentGroup:
         action="append",
         default=[],
         metavar="URL",
-        help="deliver events there as well, at least once and in order; may be repeated. Schemes: syslog+tcp, "
-        "syslog+tls, syslog+unix, sqlite, file",
+        help="deliver events there as well, at least once and in order; may be repeated. Schemes: otlp+http, "
+        "otlp+https, otlp+grpc, otlp+grpcs, nats, nats+tls, kafka, kafka+tls, syslog+tcp, syslog+tls, syslog+unix, "
+        "journald, journal+http, journal+https, sqlite, file",
     )
     group.add_argument(
         "--spool",

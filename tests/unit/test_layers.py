@@ -27,7 +27,7 @@ ALLOWED = {
     "recording": {"", "errors", "audit", "output", "toml"},
     "view": {"", "errors", "recording"},
     "confine": {"errors", "arch", "libc"},
-    "ship": {"errors", "confine"},
+    "ship": {"", "errors", "confine"},
     "cli": {"", "errors", "audit", "output", "loader", "asm", "btf", "confine", "recording", "ship", "toml", "view"},
     "__init__": {"audit"},
     "__main__": {"cli"},

@@ -353,8 +353,11 @@ def enrich(identity: Identity, item: Item) -> bytes:
 
 def failure(address: Address, error: Exception, accepted: int = 0) -> DeliveryError:
     """The delivery error for one of a socket or of TLS."""
+    reason = ""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            reason = cause.strerror or reason
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TlsRefused(
                 f"{address}: its certificate is refused: {cause.verify_message}",
@@ -364,12 +367,12 @@ def failure(address: Address, error: Exception, accepted: int = 0) -> DeliveryEr
         if isinstance(cause, ssl.SSLEOFError):
             break
         if isinstance(cause, ssl.SSLError):
-            reason = (cause.reason or str(cause)).replace("_", " ").lower()
+            words = (cause.reason or str(cause)).replace("_", " ").lower()
             return TlsRefused(
-                f"{address}: TLS is refused: {reason}",
+                f"{address}: TLS is refused: {words}",
                 accepted=accepted,
                 hint="does it speak TLS on this port, and does it want a certificate of ours (?cert=FILE&key=FILE)?",
             )
         cause = cause.__cause__ or cause.__context__
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = reason or str(error) or type(error).__name__
     return Down(f"{address}: {reason}", accepted=accepted, hint="events wait in the spool until it answers again")
