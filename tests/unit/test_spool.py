@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,7 @@ def test_who_blocks_is_told_when_there_is_room(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=60)), min_size=1, max_size=4))
 def test_damage_costs_what_it_hits_and_nothing_else(damage: list[tuple[float, bytes]]) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:  # nobody waits for a disk
         directory = Path(name)
         sent = lines(0, 200)
         write(directory, sent[:150])
