@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pylsm.asm import MapSpec, MapType
-from pylsm.audit.records import COUNTERS, MEMBER, SCRATCH, SEEN_KEY, SENT_KEY, TGID
+from pylsm.audit.records import COUNTERS, MEMBER, SCRATCH, SEEN_SET, SENT_KEY, SETTINGS, TGID
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["COUNTS", "MARKED", "MARKS", "RING", "SCRATCHES", "SEEN", "SENT", "TRACED", "WALKERS", "again", "table_of"]
+__all__ = [
+    "COUNTS",
+    "MARKS",
+    "RING",
+    "SCRATCHES",
+    "SEEN",
+    "SENT",
+    "SET",
+    "TRACED",
+    "WALKERS",
+    "WITHIN",
+    "again",
+    "table_of",
+]
 
 _NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, include/uapi/linux/bpf.h: a storage map has to have it
 
@@ -18,12 +31,15 @@ TRACED: Final = MapSpec("traced_processes", MapType.HASH, key=TGID, value=4, max
 #: Marks the leaders of traced processes, in storage of their tasks: where there is none, one load tells that a process
 #: is not traced, and the map of numbers need not be searched.
 MARKS: Final = MapSpec("pylsm_marks", MapType.TASK_STORAGE, key=4, value=MEMBER, max_entries=0, flags=_NO_PREALLOC)
-#: Not 0: every traced process carries a mark. Otherwise each process has to be searched by its number: for families
-#: that others add to, where a mark could not be made, and where others load the programs (0 is what they start with).
-MARKED: Final = MapSpec("pylsm_marked", MapType.ARRAY, key=4, value=4, max_entries=1)
+#: What user space sets. `marked` not 0: every traced process carries a mark. Otherwise each process has to be searched
+#: by its number: for families that others add to, where a mark could not be made, and where others load the programs (0
+#: is what they start with).
+SET: Final = MapSpec("pylsm_set", MapType.ARRAY, key=4, value=SETTINGS, max_entries=1)
 RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
-#: Opens already recorded; the least recently used one makes room.
-SEEN: Final = MapSpec("pylsm_seen", MapType.LRU_HASH, key=SEEN_KEY, value=4, max_entries=65_536)
+#: Opens already recorded (pylsm.audit.programs.seen); the number of sets is a power of two.
+SEEN: Final = MapSpec("pylsm_seen", MapType.ARRAY, key=4, value=SEEN_SET, max_entries=1 << 18)
+#: When an open was recorded last, by its fingerprint: with --dedup window only.
+WITHIN: Final = MapSpec("pylsm_within", MapType.LRU_HASH, key=8, value=4, max_entries=65_536)
 #: Destinations already recorded.
 SENT: Final = MapSpec("pylsm_sent", MapType.LRU_HASH, key=SENT_KEY, value=4, max_entries=16_384)
 #: One entry for each field of COUNTERS, in their order.

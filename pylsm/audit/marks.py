@@ -1,4 +1,5 @@
-"""The marks of traced processes (`maps.MARKS`), as user space sets them: by a pidfd of the process."""
+"""The marks of traced processes (`maps.MARKS`), as user space sets them: by a pidfd of the process; and the settings of
+the programs (`maps.SET`), which say whether marks can be relied on."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping
 from errno import ENOENT, ESRCH
 
 from pylsm.audit import maps
+from pylsm.audit.records import SETTINGS
 from pylsm.audit.targets import in_initial_pid_namespace
 from pylsm.loader import BpfError, Map
 
@@ -28,12 +30,15 @@ class Marks:
 
     def __init__(self, found: Mapping[str, Map], *, owned: bool, adopted: bool = False) -> None:
         self._storage = found.get(maps.MARKS.name)
-        self._marked = found.get(maps.MARKED.name)
-        if adopted and self._marked is not None:
-            owned = any(self._marked.lookup(bytes(4)) or b"")
+        self._settings = found.get(maps.SET.name)
+        # Of the fingerprints of what was seen; even, so that it is odd with what the programs make of it.
+        self._key = int.from_bytes(os.urandom(8), "little") & -2
+        if adopted and self._settings is not None:
+            marked, _, self._key = SETTINGS.unpacker.unpack(self._settings.lookup(bytes(4)) or bytes(SETTINGS.size))
+            owned = bool(marked)
         if not owned or not in_initial_pid_namespace():
             self._storage = None
-        self._set_marked(self._storage is not None)
+        self._set(self._storage is not None)
 
     @property
     def used(self) -> bool:
@@ -67,8 +72,8 @@ class Marks:
 
     def _give_up(self) -> None:
         self._storage = None
-        self._set_marked(False)
+        self._set(False)
 
-    def _set_marked(self, marked: bool) -> None:
-        if self._marked is not None:
-            self._marked.update(bytes(4), struct.pack("=I", marked))
+    def _set(self, marked: bool) -> None:
+        if self._settings is not None:
+            self._settings.update(bytes(4), SETTINGS.unpacker.pack(marked, 0, self._key))

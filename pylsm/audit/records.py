@@ -50,15 +50,15 @@ __all__ = [
     "LISTEN",
     "MEMBER",
     "NAME_MOST",
-    "OPENED",
     "PATH_MAX",
     "PLACE",
-    "RECENT",
     "SCRATCH",
     "SCRATCH_RECORD",
-    "SEEN_KEY",
+    "SEEN_SET",
     "SENDTO",
     "SENT_KEY",
+    "SETTINGS",
+    "SHORT_OPEN",
     "SOURCE_LSM",
     "TAIL_MOST",
     "TGID",
@@ -103,9 +103,6 @@ FLAG_REQUESTED: Final = 64
 #: Longest path in a record, its NUL included (include/uapi/linux/limits.h).
 PATH_MAX: Final = 4096
 
-#: How many of its latest opens are kept with a process, a power of two.
-RECENT: Final = 16
-
 # pid_tgid and uid_gid are stored as the helpers return them: one store each, whatever the byte order.
 _HEADER = (
     "source" / Int32un,
@@ -127,15 +124,23 @@ CONNECT: Final = Record(
     "address" / Bytes(16),  # an IPv4 address in the first four, then zeros
 )
 
-FILE_OPEN: Final = Record(
-    "pylsm_file_open",
+_FILE_OPEN = (
     *_HEADER,
     "device" / Int32un,  # as in the kernel: major << 20 | minor
     "inode" / Int64un,
     "open_flags" / Int32un,  # file->f_flags, O_*
     "granted" / Int32un,  # file->f_mode, FMODE_*
     "mnt_ns" / Int32un,  # the process's mount namespace, as stat /proc/PID/ns/mnt gives it
-    "path" / GreedyBytes,  # as long as it is, with its NUL
+)
+FILE_OPEN: Final = Record("pylsm_file_open", *_FILE_OPEN, "path" / GreedyBytes)  # as long as it is, with its NUL
+#: The same while it is put together on the stack, with room for the paths that are common.
+SHORT_OPEN: Final = Record("pylsm_short_open", *_FILE_OPEN, "path" / Bytes(256))
+
+#: Fingerprints of opens already recorded that share their lower bits, the latest first (pylsm.audit.programs.seen).
+SEEN_SET: Final = Record(
+    "pylsm_seen_set",
+    "first" / Int64un,
+    "second" / Int64un,
 )
 
 SENDTO: Final = Record(
@@ -211,26 +216,11 @@ FORK: Final = Record(
     "parent" / Int32un,  # the child's, which is not this process where that has said so (CLONE_PARENT)
 )
 
-# What a process opens, and how.
-_OPENED = (
-    "inode" / Int64un,
-    "device" / Int32un,
-    "how" / Int32un,  # self_exec_id << 2 | (FMODE_READ | FMODE_WRITE)
-)
-OPENED: Final = Record("pylsm_opened", *_OPENED)
-
-#: Key of the table of opens already recorded. The start time and the count of execs make a process incarnation of a
-#: tgid: neither a later process with the same number nor a new program in the same process is taken for the old.
-SEEN_KEY: Final = Record(
-    "pylsm_seen",
-    *_OPENED,
-    "who" / Int64un,  # start time in units of 1,024 ns << 22 | tgid, which has no more bits (PID_MAX_LIMIT)
-)
-
-#: Key of the table of destinations already recorded; for who, see SEEN_KEY.
+#: Key of the table of destinations already recorded. The start time and the count of execs make a process incarnation
+#: of a tgid: neither a later process with the same number nor a new program in the same process is taken for the old.
 SENT_KEY: Final = Record(
     "pylsm_sent",
-    "who" / Int64un,
+    "who" / Int64un,  # start time in units of 1,024 ns << 22 | tgid, which has no more bits (PID_MAX_LIMIT)
     "address" / Bytes(16),
     "family" / Int16un,
     "port" / Int16ub,
@@ -239,16 +229,24 @@ SENT_KEY: Final = Record(
     "reserved" / Int32un,
 )
 
-#: Per-CPU counters. Each run of a hook increments exactly one of the first six and `filtered`.
+#: What user space tells the programs.
+SETTINGS: Final = Record(
+    "pylsm_settings",
+    "marked" / Int32un,  # not 0: every traced process carries a mark (`pylsm.audit.maps.MARKS`)
+    "reserved" / Int32un,
+    "key" / Int64un,  # of the fingerprints: a secret, even
+)
+
+#: Per-CPU counters. Each run of a hook increments one of "untraced" to "unreadable" or "filtered", or sends a record.
+#: What is numbered is sent or counted as lost, so that the records sent need no count of their own.
 COUNTERS: Final = Record(
     "pylsm_counters",
+    "family_full" / Int64un,  # children that could not be added to the family
     "untraced" / Int64un,  # the process is of no traced family
     "ignored" / Int64un,  # traced, but no event: AF_UNIX, AF_UNSPEC, an address too short to be one
     "deduplicated" / Int64un,
-    "recorded" / Int64un,
-    "lost" / Int64un,  # no room in the ring
+    "lost" / Int64un,  # numbered, but there was no room for it
     "unreadable" / Int64un,  # the subject could not be read (a page not present, a file closed meanwhile)
-    "family_full" / Int64un,  # children that could not be added to the family
     "numbered" / Int64un,  # sequence numbers taken: the next one, for each CPU
     "filtered" / Int64un,  # traced, but not what the filters ask for
 )
@@ -259,8 +257,6 @@ TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)
 MEMBER: Final = Record(
     "pylsm_member",
     "tag" / Int32un,
-    "reserved" / Int32un,
-    "recent" / Bytes(RECENT * OPENED.size),  # opens already recorded, each in the place of its inode number
 )
 
 # Where a record of variable length is put together. `owner` is the thread that does so: a program that preempts another
@@ -283,6 +279,7 @@ SCRATCH: Final = Record(
     "place" / Int32un,  # of the path's first byte so far, in `build`
     "phase" / Int32un,  # which of a record's paths is being put together
     "at" / Int32un,  # how many bytes of the tail are there
+    "fingerprint" / Int64un,  # of the open (pylsm.audit.programs.seen)
     "record" / Bytes(TAIL_MOST + 256),
     "build" / Bytes(_BUILD),
 )

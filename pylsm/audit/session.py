@@ -69,8 +69,8 @@ class Counts(NamedTuple):
     """What became of every run of the hooks, and of every record read.
 
     The first six and ``filtered`` add up to the number of runs. All but the last four are counted in the kernel, per
-    CPU. ``numbered`` records were given a sequence number: those recorded, those lost or unreadable after that, and
-    those ``withheld``: filtered by what the kernel cannot look at, as patterns of paths (part of ``filtered``).
+    CPU. ``numbered`` records were given a sequence number: those recorded, those lost, and those
+    ``withheld``: filtered by what the kernel cannot look at, as patterns of paths (part of ``filtered``).
     """
 
     untraced: int
@@ -205,7 +205,7 @@ class Audit:
                 recorded, numbered = self._baseline.recorded + self._tested, self._baseline.numbered + self._tested
                 self._baseline = self._baseline._replace(recorded=recorded, numbered=numbered)
             if self._pinned is not None:
-                counted = self._baseline[: len(COUNTERS.fields)]
+                counted = self._baseline[: Counts._fields.index("foreign")]
                 self._pinned.finish(self.source.name, self._tag, counted, self.events, self._options, self._filters)
             stack.callback(self._close_walkers)
             if self._pinned is not None:
@@ -677,11 +677,13 @@ class Audit:
 
     def counts(self) -> Counts:
         """The counts since the audit began."""
-        totals = [sum(self._per_cpu(index)) for index in range(len(COUNTERS.fields))]
+        found = {name: sum(self._per_cpu(index)) for index, name in enumerate(COUNTERS.fields)}
+        # What is numbered is sent, unless it is counted as lost.
+        found["recorded"] = found["numbered"] - found["lost"]
         decoder = self._decoder
-        withheld = self._withheld
-        now = (*totals, decoder.foreign, decoder.malformed, decoder.leaked, withheld)
-        counts = Counts._make(a - b for a, b in zip(now, self._baseline))
+        found.update(foreign=decoder.foreign, malformed=decoder.malformed, leaked=decoder.leaked)
+        found["withheld"] = withheld = self._withheld
+        counts = Counts._make(found[name] - before for name, before in zip(Counts._fields, self._baseline))
         # What is not shown is not among what was recorded, although the kernel side had recorded it.
         return counts._replace(recorded=counts.recorded - withheld, filtered=counts.filtered + withheld)
 

@@ -195,8 +195,9 @@ class Plan(NamedTuple):
 
     @property
     def walks_late(self) -> bool:
-        """The walker is for paths too long for the kernel's own helper: the hooks are of use before it is there."""
-        return self.variant.path == "d_path"
+        """The walker is for paths too long for the stack: the hooks are of use before it is there."""
+        asked = self.options.dedup in ("off", "window") or "path" in self.options.filters
+        return self.variant.path == "d_path" and self.variant.typed_task and not asked
 
     def programs(self, kernel: Btf | None = None) -> list[Program]:
         """The programs to be attached, in that order; for ``kernel``, see `Source.rows`."""

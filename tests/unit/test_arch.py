@@ -11,7 +11,7 @@ from pylsm.asm import Program, decode
 from pylsm.asm.references import FieldRef
 from pylsm.audit import maps
 from pylsm.audit.programs import syscalls
-from pylsm.audit.programs.file_open import file_open, path_walker
+from pylsm.audit.programs.file_open import file_open
 from pylsm.audit.programs.hooks import KPROBE
 from pylsm.audit.programs.socket_connect import socket_connect
 from pylsm.errors import PylsmError
@@ -27,7 +27,7 @@ def programs(arch: Architecture) -> list[Program]:
         socket_connect(KPROBE, arch=arch),
         syscalls.sys_enter(arch=arch),
         syscalls.sys_exit(arch=arch),
-        path_walker("raw_tp/sys_exit", "walker"),
+        syscalls.sys_exit_walker(),
     ]
 
 

@@ -17,7 +17,7 @@ from pylsm.asm import opcodes as op
 from pylsm.asm.helpers import by_number
 from pylsm.asm.model import Machine, ModelError
 from pylsm.asm.proof import NotProved
-from pylsm.asm.references import FieldRef, MapRef
+from pylsm.asm.references import FieldRef, MapRef, MapValueRef
 from pylsm.asm.verify import returns_unchanged
 from pylsm.audit.programs.file_open import file_open
 from pylsm.audit.programs.socket_connect import socket_connect
@@ -25,7 +25,7 @@ from pylsm.audit.proof import TAIL_CALLS
 
 _SHIPPED = {
     "file_open": (file_open("d_path"), 1),
-    "file_open, walk": (file_open("walk", typed_task=False, atomics=False), 1),
+    "file_open, walk": (file_open("walk", typed_task=False), 1),
     "socket_connect": (socket_connect(), 3),
 }
 
@@ -52,7 +52,7 @@ def resolved(program: Program) -> tuple[Instruction, ...]:
     names = [spec.name for spec in program.maps]
     out = []
     for number, i in enumerate(program.instructions):
-        if isinstance(i.reference, MapRef):
+        if isinstance(i.reference, (MapRef, MapValueRef)):
             i = i.replace(imm=names.index(i.reference.name) + 1)
         elif isinstance(i.reference, FieldRef):
             offset = number * 8 % 256
@@ -90,13 +90,21 @@ def run(code: tuple[Instruction, ...], program: Program, verdict_argument: int, 
     """(returned, the verdict it was given, instructions run), on random memory and with random helpers."""
     rng = random.Random(seed)
     helpers: dict[int, Callable[..., int]] = {}
-    plain = [i.replace(src=0) if i.opcode == op.LDDW else i for i in code]  # the model knows no maps: numbers
-    machine = Machine(encode(plain), helpers=helpers)
+    machine = Machine(b"", helpers=helpers)
     memory = bytearray(4096)
     base = machine.map(memory)
+    places = rng.choice((1, 1, 256))
     for at in range(0, len(memory), 8):  # wherever the program looks, it finds a pointer to more of the same
-        memory[at : at + 8] = (base + rng.randrange(0, 2048, 8)).to_bytes(8, "little")
+        memory[at : at + 8] = (base + 8 * rng.randrange(places)).to_bytes(8, "little")
     values = [machine.map(bytearray(max(spec.value_size, 1024))) for spec in program.maps]
+
+    def loaded(i: Instruction) -> Instruction:
+        """The model knows no maps: numbers for them, and where a value is."""
+        inside = i.src == op.PSEUDO_MAP_VALUE and 0 < i.imm <= len(values)
+        return i.replace(src=0, imm=values[i.imm - 1] if inside else i.imm)
+
+    plain = [loaded(i) if i.opcode == op.LDDW else i for i in code]
+    machine._slots = Machine(encode(plain))._slots
     record = machine.map(bytearray(4096))
 
     def lookup(m: Machine, map_: int, *_: int) -> int:

@@ -13,7 +13,7 @@ from construct import Array, Bytes, Float32l, GreedyBytes, Int8un, Int16sn, Int1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylsm.audit.records import CONNECT, COUNTERS, FILE_OPEN, SCRATCH, SEEN_KEY, TGID
+from pylsm.audit.records import CONNECT, COUNTERS, FILE_OPEN, SCRATCH, SETTINGS, TGID
 from pylsm.btf import Btf, BtfWriter
 from pylsm.record import LayoutError, Record
 
@@ -29,7 +29,7 @@ MIXED = Record(
     "pad" / Bytes(3),
     "rest" / GreedyBytes,
 )
-ALL = (CONNECT, FILE_OPEN, SEEN_KEY, COUNTERS, TGID, SCRATCH, MIXED)
+ALL = (CONNECT, FILE_OPEN, SETTINGS, COUNTERS, TGID, SCRATCH, MIXED)
 
 
 def by_name(record: Record) -> str:
@@ -136,4 +136,4 @@ def test_the_records_of_the_ring_keep_their_shape() -> None:
 
 def test_a_map_key_has_no_padding_that_could_differ() -> None:
     """The kernel compares keys by their bytes."""
-    assert SEEN_KEY.size == sum(SEEN_KEY.field(name)[1] for name in SEEN_KEY.fields)
+    assert SETTINGS.size == sum(SETTINGS.field(name)[1] for name in SETTINGS.fields)

@@ -23,7 +23,7 @@ from pylsm.loader import LoadedProgram, Map, Object, RingBuffer
 from tools.benchlib.machine import save
 from tools.benchlib.work import Work, make_files
 
-__all__ = ["empty", "main"]
+__all__ = ["Opened", "attached", "empty", "loaded", "main", "nothing"]
 
 #: Rounds of a run: enough that the timer's ticks are in all of them alike, too few to fill a ring before it is emptied.
 ROUNDS = 2000
@@ -53,12 +53,12 @@ def empty() -> list[Program]:
 
 
 @contextlib.contextmanager
-def _nothing() -> Iterator[Opened]:
+def nothing() -> Iterator[Opened]:
     yield Opened(lambda pid: None, lambda: None, {})
 
 
 @contextlib.contextmanager
-def _python(programs: list[Program]) -> Iterator[Opened]:
+def loaded(programs: list[Program]) -> Iterator[Opened]:
     with Object(programs) as probe, contextlib.ExitStack() as stack:
         probe.attach()
         infos = {program.name: _info(probe.programs[program.name], program.slots) for program in programs}
@@ -70,7 +70,7 @@ def _python(programs: list[Program]) -> Iterator[Opened]:
 
 
 @contextlib.contextmanager
-def _audit() -> Iterator[Opened]:
+def attached() -> Iterator[Opened]:
     """What ``pylsm attach`` attaches, whatever that is."""
     before = {each["id"] for each in _listed("prog", "show")}
     source = next(source for source in SOURCES if source.name == "lsm")
@@ -83,8 +83,8 @@ def _audit() -> Iterator[Opened]:
             # The kernel keeps 15 bytes of a name.
             name = next((name for name in slots if name[:15] == each.get("name", "")[:15]), None)
             if name and each["id"] not in before:
-                with LoadedProgram.from_id(each["id"]) as loaded:
-                    infos[name] = _info(loaded, slots[name])
+                with LoadedProgram.from_id(each["id"]) as program:
+                    infos[name] = _info(program, slots[name])
         yield Opened(lambda pid: audit.trace([pid]), audit.read, infos)
 
 
@@ -92,8 +92,8 @@ def _trace(traced: Map, pid: int) -> None:
     traced.update(pid.to_bytes(4, sys.byteorder), b"\1\0\0\0")
 
 
-def _info(loaded: LoadedProgram, slots: int | None) -> dict[str, int | None]:
-    info = loaded.info
+def _info(program: LoadedProgram, slots: int | None) -> dict[str, int | None]:
+    info = program.info
     return {
         "slots": slots,
         "verified": info.verified_insns,
@@ -111,8 +111,8 @@ def _c(loader: Path) -> Iterator[Opened]:
         for each in _listed("prog", "show"):
             name = {"on_open": "file_open", "on_connect": "socket_connect"}.get(each.get("name", ""))
             if name:
-                with LoadedProgram.from_id(each["id"]) as loaded:
-                    infos[name] = _info(loaded, None)
+                with LoadedProgram.from_id(each["id"]) as program:
+                    infos[name] = _info(program, None)
         ids = {each.get("name"): each["id"] for each in _listed("map", "show")}
         with Map.from_id(ids["traced"]) as traced, Map.from_id(ids["ring"]) as records, RingBuffer(records) as ring:
             yield Opened(lambda pid: _trace(traced, pid), lambda: ring.drain(len), infos)
@@ -148,15 +148,15 @@ def main(arguments: list[str]) -> None:
     work = peers / "work"
     make_files(work, ROUNDS * runs)
     probes: dict[str, Probe] = {
-        "none": _nothing(),
-        "empty": _python(empty()),
-        "pylsm": _audit(),
+        "none": nothing(),
+        "empty": loaded(empty()),
+        "pylsm": attached(),
     }
     if (peers / "loader").exists():
         probes["c"] = _c(peers / "loader")
     results: dict[str, Any] = {"kernel": os.uname().release, "rounds": ROUNDS, "cost": {}, "programs": {}}
-    with _nothing() as nothing:  # pays for caches that all later ones find filled
-        _cells(work, runs, nothing, False)
+    with nothing() as bare:  # pays for caches that all later ones find filled
+        _cells(work, runs, bare, False)
     for name, probe in probes.items():
         with probe as opened:
             cells = _cells(work, runs, opened, False)

@@ -1,24 +1,29 @@
 """What all audit programs share.
 
-Registers: r6 the context, r7 tgid << 32 | tid, r8 the record, r9 the subject (a file, an address).
+Registers: r6 the context, r8 the record, r9 the subject (a file, an address).
 Every program ends in one place, `Probe.finish`, which counts the run and returns the verdict it was given.
 """
 
 from __future__ import annotations
 
+import struct
+import sys
 from collections.abc import Sequence
 
 from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, Asm, Label, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
-from pylsm.audit.maps import COUNTS, MARKED, MARKS, TRACED
-from pylsm.audit.records import COUNTERS, SOURCE_LSM, TGID
+from pylsm.audit.maps import COUNTS, MARKS, SET, TRACED
+from pylsm.audit.records import COUNTERS, SETTINGS, SOURCE_LSM, TGID
 from pylsm.btf import declare
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["KERNEL", "Probe", "count", "field_of", "find_traced", "leave_unmarked", "take_number"]
+__all__ = ["KERNEL", "RECORDED", "Probe", "count", "field_of", "find_traced", "leave_unmarked", "take_number"]
+
+#: How a run ends whose record was sent: its number is its count.
+RECORDED: Final = "recorded"
 
 #: The shapes of the kernel's types that the probe relies on; offsets are those of the running kernel (CO-RE).
 KERNEL: Final = declare(
@@ -142,6 +147,9 @@ class Probe:
         tgid: where to keep the current tgid, a TGID on the stack; by default a slot of its own.
         marks: traced processes carry a mark (`pylsm.audit.maps.MARKS`); needs typed_task, and task storage (5.12).
         select: by what a process that is not traced joins the family now (`pylsm.audit.programs.select`).
+
+    Attributes:
+        counted: where a run ends that is counted as was said last (`count_as`).
     """
 
     def __init__(
@@ -158,83 +166,87 @@ class Probe:
         self._select = select
         self._verdict = verdict
         self._typed_task = typed_task
-        self._marks = marks
-        self._count = a.label("count")
+        self.marks = marks
+        self.counted = a.label("count")
+        self._out = a.label("out")
         # In a slot and not in a register, so that the verifier follows what all runs end with only once.
         self._slot = a.stack(4, "counter")
         self._counter = u32[self._slot]
         self.tgid = tgid or a.stack(TGID, "tgid")
         a.mov(R6, R1)
 
-    def require_traced(self) -> None:
-        """Leave unless the current process is of a traced family; r7 = pid_tgid. Clobbers r0-r5 and r8.
+    def require_traced(self, *, search_later: bool = False) -> Typed | None:
+        """Leave unless the current process is of a traced family; clobbers r0-r5, r7 and r8.
 
-        Without marks the stack's tgid is set as well.
+        Args:
+            search_later: with marks, the search for what has none is written later (`search`), so that the verifier
+                comes to the rest of the program once and not from there as well; not where processes join.
+
+        Returns:
+            With marks, the leader of the process, in r8, and r7 = the address of the SETTINGS; without, None, and the
+            tgid is on the stack.
         """
         a = self.a
-        if self._marks:
-            self.require_marked()
-            a.call("get_current_pid_tgid")
-            a.mov(R7, R0)
-            return
         self.count_as("untraced")
+        if self.marks:
+            if self._select:
+                unknown, traced = a.label("of no family"), a.label("of the family")
+                leader = leave_unmarked(a, unknown)
+                find_traced(a, leader, self.tgid, unknown)
+                a.ja(traced)
+                a.bind(unknown)
+                self._join(leader)
+                a.bind(traced)
+                return leader
+            if not search_later:
+                leader = leave_unmarked(a, self.counted)
+                find_traced(a, leader, self.tgid, self.counted)
+                return leader
+            self._bare, self._unmarked = a.label("no storage"), a.label("no mark")
+            self._leader = leader = _load_storage(a)
+            a.jeq(R1, 0, self._bare)
+            self._stored = a.here("storage")
+            a.call("task_storage_get", MARKS, R8, 0, 0)
+            a.jeq(R0, 0, self._unmarked)
+            self._traced = a.here("traced")
+            return leader
         a.call("get_current_pid_tgid")
-        a.mov(R7, R0)
         a.rsh(R0, 32)
         a.stx(self.tgid.tgid, R0)
         a.call("map_lookup_elem", TRACED, self.tgid)
         if not self._select:
-            a.jeq(R0, 0, self._count)
-            return
+            a.jeq(R0, 0, self.counted)
+            return None
         with a.if_(R0, "==", 0):
             self._join()
+        return None
 
-    def require_marked(self, mark: Register | None = None) -> Typed:
-        """Leave unless the current process is of a traced family: only with marks. Clobbers r0-r5.
-
-        Args:
-            mark: becomes the address of its MEMBER, or 0 where it could not be marked.
-
-        Returns:
-            Its leader, in r8.
-        """
-        self.count_as("untraced")
-        a = self.a
-        unknown = a.label("of no family") if self._select else self._count
-        leader = leave_unmarked(a, unknown)
-        find_traced(a, leader, self.tgid, unknown, mark)
-        if self._select:
-            traced = a.label("of the family")
-            a.ja(traced)
-            a.bind(unknown)
-            self._join(leader, mark)
-            a.bind(traced)
-        return leader
-
-    def _join(self, leader: Typed | None = None, mark: Register | None = None) -> None:
+    def _join(self, leader: Typed | None = None) -> None:
         from pylsm.audit.programs import select
 
-        select.join(self.a, self._select, self.tgid, self._count, leader=leader, mark=mark)
+        select.join(self.a, self._select, self.tgid, self.counted, leader=leader)
 
-    def load_ids(self) -> Typed:
-        """r7 = pid_tgid by loads, at a third of the helper's cost; only with marks. Returns the task, in r0."""
+    def search(self) -> None:
+        """What `require_traced` does with processes without storage and without a mark; nothing falls through."""
         a = self.a
-        task = self.current_task(R0)
-        a.load(R7, task.tgid)
-        a.lsh(R7, 32)
-        a.load(R1, task.pid)
-        a.or_(R7, R1)
-        return task
+        if self._select:
+            return
+        a.bind(self._bare)
+        a.ldx(R1, a.view(R7, SETTINGS).marked)
+        a.jne(R1, 0, self.counted)
+        a.ja(self._stored)
+        a.bind(self._unmarked)
+        _find_by_number(a, self._leader, self.tgid)
+        a.jne(R0, 0, self._traced)
+        a.ja(self.counted)
 
     def leave(self, counter: str) -> None:
-        """Count the run as ``counter`` (a field of COUNTERS) and end."""
+        """Count the run as ``counter`` (a field of COUNTERS, or `RECORDED`) and end."""
+        if counter == RECORDED:
+            self.a.ja(self._out)
+            return
         self.count_as(counter)
-        self.a.ja(self._count)
-
-    @property
-    def counted(self) -> Label:
-        """Where the run ends, counted as was said last."""
-        return self._count
+        self.a.ja(self.counted)
 
     def count_as(self, counter: str) -> None:
         """What the run is to be counted as, if nothing else is said before it ends (one instruction)."""
@@ -243,7 +255,7 @@ class Probe:
     def leave_if(self, left: Register, condition: str, right: int, counter: str) -> None:
         """Count the run as ``counter`` and end when the condition holds (two instructions)."""
         self.count_as(counter)
-        self.a.jump(left, condition, right, self._count)
+        self.a.jump(left, condition, right, self.counted)
 
     def current_task(self, dst: Register) -> Typed:
         """``dst`` = the current task; clobbers r0-r5. Its fields are read with `read_task`."""
@@ -261,8 +273,11 @@ class Probe:
             self.a.probe_load(dst, field, word)
 
     def number(self, dst: Register) -> None:
-        """``dst`` = the number of the record to come (`take_number`); clobbers r0-r5."""
-        take_number(self.a, dst, self._slot, atomics=self._marks)
+        """``dst`` = the number of the record to come (`take_number`); clobbers r0-r5.
+
+        The record is then sent, or counted as "lost"; no room for it may be reserved yet.
+        """
+        take_number(self.a, dst, self._slot, self.counted, atomics=self.marks)
 
     def header(self, record: View, kind: int, number: Register | None = None, *, numbered: bool = True) -> None:
         """Fill the header of a record; clobbers r0-r5.
@@ -276,15 +291,8 @@ class Probe:
             if number is None:
                 self.number(R1)
             a.stx(record.sequence, number or R1)
-        a.call("get_smp_processor_id")
-        a.stx(record.cpu, R0)
-        a.st(record.source, SOURCE_LSM)
-        a.st(record.kind, kind)
-        a.st(record.flags, 0)
-        a.stx(record.pid_tgid, R7)
-        a.call("ktime_get_boot_ns")
-        a.stx(record.time, R0)
-        if self._marks:
+        self.stamp(record, kind)
+        if self.marks:
             self._who(record)
             return
         a.call("get_current_uid_gid")
@@ -294,11 +302,23 @@ class Probe:
         a.st(u64[record["comm"] + 8], 0)
         a.call("get_current_comm", record["comm"], 16)
 
+    def stamp(self, record: View, kind: int) -> None:
+        """What a record is, when, where and of which thread; clobbers r0-r5."""
+        a = self.a
+        a.st(record.source, SOURCE_LSM)
+        # With the flags, which are 0, in one store.
+        a.st(u32[record["kind"]], int.from_bytes(struct.pack("=HH", kind, 0), sys.byteorder))
+        a.call("get_smp_processor_id")
+        a.stx(record.cpu, R0)
+        a.call("get_current_pid_tgid")
+        a.stx(record.pid_tgid, R0)
+        a.call("ktime_get_boot_ns")
+        a.stx(record.time, R0)
+
     def _who(self, record: View) -> None:
         """Ids and name of the current task by loads, which cost a fifth of the helpers; clobbers r0-r5."""
         a = self.a
-        a.call("get_current_task_btf")
-        task = a.typed(R0, "task_struct")
+        task = self.current_task(R0)
         cred = a.load(R3, task.cred)
         assert cred is not None
         a.load(R1, cred.gid.val)
@@ -317,9 +337,10 @@ class Probe:
         """
         a = self.a
         if counter is not None:
-            self.count_as(counter)
-        a.bind(self._count)
+            self.leave(counter) if counter == RECORDED else self.count_as(counter)
+        a.bind(self.counted)
         _count(a, self._slot)
+        a.bind(self._out)
         if self._verdict is None:
             a.mov(R0, 0)
         else:
@@ -330,58 +351,69 @@ class Probe:
 def leave_unmarked(a: Asm, out: Label) -> Typed:
     """Go to ``out`` if the current process is certainly not traced; returns its leader, in r8; clobbers r0-r5.
 
+    r7 = the address of the SETTINGS.
+
     What is not traced has no storage at all on most machines: a load tells, and no map is searched.
     """
     marked = a.label("may be marked")
-    a.call("get_current_task_btf")
-    leader = a.load(R8, a.typed(R0, "task_struct").group_leader)
-    assert leader is not None
-    a.load(R1, leader.bpf_storage)
+    leader = _load_storage(a)
     a.jne(R1, 0, marked)
-    a.ld_map_value(R2, MARKED)
-    a.ldx(R1, u32[R2])
+    a.ldx(R1, a.view(R7, SETTINGS).marked)
     a.jne(R1, 0, out)
     a.bind(marked)
     return leader
 
 
-def find_traced(a: Asm, leader: Typed, tgid: View, out: Label, mark: Register | None = None) -> None:
-    """r0 = the address of a process's tag, found by the mark of its leader or else by number; goes to ``out`` if it is
-    not traced. ``leader`` is in r8; ``mark``, where one is given, becomes the address of the mark, or 0.
+def _load_storage(a: Asm) -> Typed:
+    """r7 = the address of the SETTINGS, r8 = the current process's leader, which is returned, r1 = its storage."""
+    a.ld_map_value(R7, SET)
+    a.call("get_current_task_btf")
+    leader = a.load(R8, a.typed(R0, "task_struct").group_leader)
+    assert leader is not None
+    a.load(R1, leader.bpf_storage)
+    return leader
+
+
+def find_traced(a: Asm, leader: Typed, tgid: View, out: Label) -> None:
+    """r0 = the address of a process's tag, found by the mark of its leader (in r8) or else by number; goes to ``out``
+    if it is not traced.
 
     No mark: somebody else's storage, a mark that could not be made, or one that another program of this CPU is just
     looking for (before 6.2 the kernel then finds none).
     """
     traced = a.label("traced")
     a.call("task_storage_get", MARKS, R8, 0, 0)
-    if mark is not None:
-        a.mov(mark, R0)
     a.jne(R0, 0, traced)
-    a.load(R1, leader.tgid)
-    a.stx(tgid.tgid, R1)
-    a.call("map_lookup_elem", TRACED, tgid)
+    _find_by_number(a, leader, tgid)
     a.jeq(R0, 0, out)
     a.bind(traced)
 
 
-def take_number(a: Asm, dst: Register, slot: View, *, atomics: bool) -> None:
+def _find_by_number(a: Asm, leader: Typed, tgid: View) -> None:
+    a.load(R1, leader.tgid)
+    a.stx(tgid.tgid, R1)
+    a.call("map_lookup_elem", TRACED, tgid)
+
+
+def take_number(a: Asm, dst: Register, slot: View, out: Label, *, atomics: bool) -> None:
     """``dst`` = how many records this CPU has numbered before, and one more is; clobbers r0-r5.
 
     Args:
         slot: 4 bytes of stack.
+        out: where the verifier is told to go on if there is no such counter; there always is.
         atomics: the kernel has fetching atomics (5.12). A load and an add are as good where no other program comes in
             between: kprobes and tracepoints are not preempted, nor are the kernels that old that distributions ship.
     """
     a.st(u32[slot], COUNTERS.fields.index("numbered"))
     a.call("map_lookup_elem", COUNTS, slot)
+    a.jeq(R0, 0, out)
     a.mov(dst, 1)
-    with a.if_(R0, "!=", 0):  # as always: the index is in range
-        if atomics:
-            a.atomic_add(u64[R0], dst, fetch=True)
-        else:
-            a.mov(R2, dst)
-            a.ldx(dst, u64[R0])
-            a.atomic_add(u64[R0], R2)
+    if atomics:
+        a.atomic_add(u64[R0], dst, fetch=True)
+    else:
+        a.mov(R2, dst)
+        a.ldx(dst, u64[R0])
+        a.atomic_add(u64[R0], R2)
 
 
 def count(a: Asm, counter: str) -> None:

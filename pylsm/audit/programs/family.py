@@ -7,9 +7,9 @@ kernel has task storage its leader carries a mark as well (`maps.MARKS`), which 
 from __future__ import annotations
 
 from pylsm.asm import R0, R1, R2, R6, R7, R9, Asm, Program, View, u32, u64
-from pylsm.audit.maps import MARKED, MARKS, TRACED
+from pylsm.audit.maps import MARKS, SET, TRACED
 from pylsm.audit.programs.common import KERNEL, count, find_traced, leave_unmarked
-from pylsm.audit.records import MEMBER, TGID
+from pylsm.audit.records import MEMBER, SETTINGS, TGID
 
 __all__ = ["sched_process_exec", "sched_process_exit", "sched_process_fork"]
 
@@ -104,12 +104,13 @@ def sched_process_exit() -> Program:
 
 def _mark(a: Asm, tag: View) -> None:
     """Mark the task in r9, if the others are; when that fails, all are searched by number from now on."""
-    a.ld_map_value(R6, MARKED)
-    a.ldx(R1, u32[R6])
+    a.ld_map_value(R6, SET)
+    marked = a.view(R6, SETTINGS).marked
+    a.ldx(R1, marked)
     with a.if_(R1, "!=", 0):
         a.call("task_storage_get", MARKS, R9, 0, _CREATE)
         with a.if_(R0, "==", 0):
-            a.st(u32[R6], 0)
+            a.st(marked, 0)
         with a.else_():
             a.ldx(R1, u32[tag])
             a.stx(a.view(R0, MEMBER).tag, R1)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pylsm.asm import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Asm, Label, Program, Register, View, u8, u32, u64
+from pylsm.asm import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Asm, Label, Program, View, u8, u32, u64
 from pylsm.asm.typed import Typed
-from pylsm.audit.maps import MARKED, MARKS, TRACED
+from pylsm.audit.maps import MARKS, SET, TRACED
 from pylsm.audit.programs.common import KERNEL, count
 from pylsm.audit.records import MEMBER, TGID
 from pylsm.audit.rules import (
@@ -45,16 +45,13 @@ _LEVELS = 16
 _CHARACTER_SIZE = 3  # 8 bytes, as a shift
 
 
-def join(
-    a: Asm, select: Sequence[str], tgid: View, out: Label, *, leader: Typed | None, mark: Register | None = None
-) -> None:
+def join(a: Asm, select: Sequence[str], tgid: View, out: Label, *, leader: Typed | None) -> None:
     """Take the current process, of no family yet, into the family, or go to ``out``; clobbers r0-r5.
 
     Args:
         select: of `SELECTORS`, none of `BY_EXEC`.
         tgid: a TGID on the stack: set already, unless there is a ``leader``.
         leader: of the process, in r8, where processes carry marks.
-        mark: becomes the address of its MEMBER, or 0 where it could not be marked.
     """
     word, tag = a.stack(8, "word"), a.stack(4, "new tag")
     if leader is not None:
@@ -73,14 +70,10 @@ def join(
     if leader is None:
         return
     joined = a.label("joined")
-    if mark is not None:
-        a.mov(mark, 0)
-    a.ld_map_value(R1, MARKED)
-    a.ldx(R1, u32[R1])
+    a.ld_map_value(R1, SET)
+    a.ldx(R1, u32[R1])  # `marked`
     a.jeq(R1, 0, joined)
     a.call("task_storage_get", MARKS, R8, 0, _CREATE)
-    if mark is not None:
-        a.mov(mark, R0)
     a.jeq(R0, 0, joined)
     a.ldx(R1, u32[tag])
     a.stx(a.view(R0, MEMBER).tag, R1)
@@ -115,7 +108,7 @@ def join_by_exec(select: Sequence[str], *, marks: bool) -> Program:
     with a.if_(R0, "!=", 0):
         count(a, "family_full")
     if marks:
-        a.ld_map_value(R6, MARKED)
+        a.ld_map_value(R6, SET)
         a.ldx(R1, u32[R6])
         a.jeq(R1, 0, out)
         a.call("task_storage_get", MARKS, R9, 0, _CREATE)

@@ -180,7 +180,7 @@ def _describe(probe: Probe, sock: Typed, message: View, word: View, *, trusted: 
 
 def _record(probe: Probe, address: View, message: View, word: View, options: Options) -> None:
     """Record the ``READ`` bytes at ``address``, of which the low 32 bits of r9 are valid; falls through when they are
-    no address of the internet, or one that is not used. r7 = pid_tgid."""
+    no address of the internet, or one that is not used."""
     a = probe.a
     key = a.stack(SENT_KEY, "key")
     stream, named, opening, ipv4, ipv6, write, once, ignore = (
@@ -270,8 +270,10 @@ def _destination(a: Asm, key: View, family: int, first: Address | None, second: 
 
 
 def _incarnation(probe: Probe, key: View, word: View) -> None:
-    """Whose destination it is: start time, tgid and count of execs, as in SEEN_KEY; clobbers r0-r5 and r8."""
+    """Whose destination it is: start time, tgid and count of execs, to ``key``; clobbers r0-r5, r7 and r8."""
     a = probe.a
+    a.call("get_current_pid_tgid")
+    a.mov(R7, R0)
     task = probe.current_task(R8)
     probe.read_task(R1, task.self_exec_id, word)
     a.stx(key.execs, R1)

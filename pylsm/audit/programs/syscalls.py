@@ -10,12 +10,12 @@ from pylsm.arch import Architecture, with_registers
 from pylsm.asm import R0, R1, R2, R3, R6, R8, R9, Asm, Label, Program, View, u64
 from pylsm.asm.typed import Typed
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
-from pylsm.audit.programs.file_open import record_open
+from pylsm.audit.programs.file_open import open_walker, walk_new
 from pylsm.audit.programs.socket_connect import READ, record_connect
-from pylsm.audit.records import KIND_CONNECT, SEEN_KEY
+from pylsm.audit.records import KIND_CONNECT
 from pylsm.audit.sources import PLAIN, Options
 
-__all__ = ["OPENS", "ignore_compat", "socket_behind", "sys_enter", "sys_exit"]
+__all__ = ["OPENS", "ignore_compat", "socket_behind", "sys_enter", "sys_exit", "sys_exit_walker"]
 
 #: The calls that open a file and return its descriptor.
 OPENS = ("open", "creat", "openat", "open_by_handle_at", "openat2")
@@ -70,17 +70,11 @@ def sys_enter(
     return a.build()
 
 
-def sys_exit(
-    *,
-    typed_task: bool = True,
-    atomics: bool = True,
-    arch: Architecture | None = None,
-    options: Options = PLAIN,
-) -> Program:
+def sys_exit(*, typed_task: bool = True, arch: Architecture | None = None, options: Options = PLAIN) -> Program:
     """``sys_exit(regs, ret)``: the file behind the descriptor that an open has just returned.
 
     Args:
-        typed_task, atomics: see `file_open`.
+        typed_task: see `file_open`.
         arch: the machine, by default this one.
         options: what was asked for.
     """
@@ -89,7 +83,7 @@ def sys_exit(
     untouched, wanted, ignored, unreadable = (
         a.label(name) for name in ("other call", "an open", "ignored", "unreadable")
     )
-    key, word = a.stack(SEEN_KEY, "key"), a.stack(8, "word")
+    word = a.stack(8, "word")
     probe = Probe(a, verdict=None, typed_task=typed_task, select=options.by_event)
     a.ldx(R9, u64[R6 + 8])
     a.jslt(R9, 0, untouched)
@@ -105,26 +99,41 @@ def sys_exit(
     a.bind(wanted)
     probe.require_traced()
     ignore_compat(probe, arch, word, ignored)
-    task = probe.current_task(R8)
-    fdt = a.probe_load(R8, task.files.fdt, word)
-    assert fdt is not None
-    a.probe_load(R1, fdt.max_fds, word)
-    a.jge(R9, R1, unreadable)
-    a.probe_load(R3, fdt.fd, word)
-    a.lsh(R9, 3)
-    a.add(R3, R9)
-    a.call("probe_read_kernel", word, 8, None)
-    a.ldx(R9, u64[word])
-    a.jeq(R9, 0, unreadable)
+    _find_returned(probe, word, unreadable)
     file = a.typed(R9, "file")
     a.probe_load(R1, file.f_mode, word)
     a.jset(R1, _FMODE_PATH, ignored)
-    record_open(probe, file, "walk", key, word, trusted=False, atomics=atomics, options=options)
+    walk_new(probe, file, lambda dst, field: a.probe_load(dst, field, word), word, options=options)
     a.bind(unreadable)
     probe.leave("unreadable")
     a.bind(ignored)
     probe.finish("ignored")
     return a.build()
+
+
+def sys_exit_walker(*, typed_task: bool = True, atomics: bool = True, options: Options = PLAIN) -> Program:
+    """The walker of `sys_exit`; for the arguments see `open_walker`."""
+    a = Asm("raw_tp/sys_exit", name="sys_exit_walk", types=KERNEL)
+    return open_walker(
+        a, _find_returned, "walk", may_miss=True, typed_task=typed_task, atomics=atomics, options=options
+    )
+
+
+def _find_returned(probe: Probe, word: View, missing: Label) -> None:
+    """The file behind the descriptor that the call returns, to r9; clobbers r0-r5 and r8."""
+    a = probe.a
+    a.ldx(R9, u64[R6 + 8])
+    task = probe.current_task(R8)
+    fdt = a.probe_load(R8, task.files.fdt, word)
+    assert fdt is not None
+    a.probe_load(R1, fdt.max_fds, word)
+    a.jge(R9, R1, missing)
+    a.probe_load(R3, fdt.fd, word)
+    a.lsh(R9, 3)
+    a.add(R3, R9)
+    a.call("probe_read_kernel", word, 8, None)
+    a.ldx(R9, u64[word])
+    a.jeq(R9, 0, missing)
 
 
 def ignore_compat(probe: Probe, arch: Architecture, word: View, ignored: Label) -> None:

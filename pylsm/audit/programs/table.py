@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pylsm.asm import Program
 from pylsm.audit.programs import acts, places, syscalls
-from pylsm.audit.programs.file_open import file_open, path_walker
+from pylsm.audit.programs.file_open import file_open, file_walker
 from pylsm.audit.programs.hooks import Hook
 from pylsm.audit.programs.processes import record_exec, record_exit, record_fork
 from pylsm.audit.programs.socket_connect import socket_bind, socket_connect
@@ -52,9 +52,7 @@ def _connect(hook: Hook, variant: Variant, options: Options) -> Program:
 
 
 def _open(hook: Hook, variant: Variant, options: Options) -> Program:
-    return file_open(
-        variant.path, hook, typed_task=variant.typed_task, atomics=variant.fetching_atomics, options=options
-    )
+    return file_open(variant.path, hook, typed_task=variant.typed_task, options=options)
 
 
 def _sendto(hook: Hook, variant: Variant, options: Options) -> Program:
@@ -62,18 +60,17 @@ def _sendto(hook: Hook, variant: Variant, options: Options) -> Program:
 
 
 def _open_walker(hook: Hook, variant: Variant, options: Options) -> Program:
-    verdict = 1 if hook.verdict else None
-    return path_walker(
-        hook.section("file_open"), "file_open_walk", verdict, typed_task=variant.typed_task, options=options
+    return file_walker(
+        variant.path, hook, typed_task=variant.typed_task, atomics=variant.fetching_atomics, options=options
     )
 
 
 def _open_call(hook: Hook, variant: Variant, options: Options) -> Program:
-    return syscalls.sys_exit(typed_task=variant.typed_task, atomics=variant.fetching_atomics, options=options)
+    return syscalls.sys_exit(typed_task=variant.typed_task, options=options)
 
 
 def _open_call_walker(hook: Hook, variant: Variant, options: Options) -> Program:
-    return path_walker("raw_tp/sys_exit", "sys_exit_walk", typed_task=variant.typed_task, options=options)
+    return syscalls.sys_exit_walker(typed_task=variant.typed_task, atomics=variant.fetching_atomics, options=options)
 
 
 def _sendto_call(hook: Hook, variant: Variant, options: Options) -> Program:

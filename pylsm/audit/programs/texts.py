@@ -25,10 +25,10 @@ STEPS: Final = 24
 
 
 def begin(probe: Probe, kind: int, layout: Record, resumed: Label, *, atomics: bool) -> tuple[View, View]:
-    """r8 = a buffer, with the header of a record in it; clobbers r0-r5 and r9.
+    """r8 = a buffer, with the header of a record in it, r7 = pid_tgid; clobbers r0-r5 and r9.
 
     Args:
-        probe: with r7 = pid_tgid.
+        probe: of a traced process.
         kind, layout: of the record.
         resumed: where to go when this thread has a buffer already, then in r8.
         atomics: see `file_open`.
@@ -40,6 +40,8 @@ def begin(probe: Probe, kind: int, layout: Record, resumed: Label, *, atomics: b
     index = a.stack(4, "index")
     taken, none = a.label("taken"), a.label("none")
     scratch = a.view(R8, SCRATCH)
+    a.call("get_current_pid_tgid")
+    a.mov(R7, R0)
     for wanted in (resumed, taken):
         # The index is counted in a register, since that is where the verifier follows it.
         a.mov(R9, 0)
@@ -64,6 +66,7 @@ def begin(probe: Probe, kind: int, layout: Record, resumed: Label, *, atomics: b
         a.add(R9, 1)
         a.jlt(R9, SCRATCHES.max_entries, search)
     a.bind(none)
+    probe.number(R1)
     probe.leave("lost")
     a.bind(taken)
     record = a.view(R8, layout, SCRATCH_RECORD)

@@ -1,0 +1,91 @@
+"""In the machine: what each program and each hook costs, against budgets that no change exceeds unseen.
+
+``tools/test`` runs it under ``tools/vm --icount``, where a virtual nanosecond is an instruction. A workload is run
+often and briefly, so that the timer interrupts some of the runs only: the fewest instructions are those of a run that
+nothing interrupted, and they are the same each time.
+
+A change that costs more raises its budget here, in the same commit, and says why. One that costs less lowers it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tools.benchlib.hooks import WORKLOADS, Opened, attached, empty, loaded
+from tools.benchlib.work import Work, make_files
+
+__all__ = ["main"]
+
+#: The kernel that the figures are of.
+_KERNEL = "6.1."
+#: Program → instructions that the verifier followed, and instructions in the kernel.
+VERIFIED = {"socket_connect": (156, 108), "file_open": (178, 165), "sched_process_fork": (109, 69)}
+#: Workload → guest instructions over an empty program.
+COSTS = {
+    "same, untraced": 53,
+    "same, traced": 250,
+    "new, untraced": 53,
+    "new, traced": 1594,
+    "connect, untraced": 50,
+    "connect, traced": 521,
+}
+#: Shares of an instruction: costs are means of a run's rounds.
+_SPREAD = 1
+_ROUNDS, _RUNS = 50, 40
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, and compare.
+
+    Args:
+        arguments: the workload program.
+    """
+    if not os.uname().release.startswith(_KERNEL):
+        print(f"budgets are of Linux {_KERNEL}x, this is {os.uname().release}", file=sys.stderr)
+        return 2
+    work = Path(arguments[0])
+    make_files(work, _ROUNDS * _RUNS)
+    with loaded(empty()) as nothing:
+        _least(work, nothing, False)  # pays for caches that all later ones find filled
+        floor = _least(work, nothing, False)
+    with attached() as audit:
+        found = {f"{name}, untraced": cost - floor[name] for name, cost in _least(work, audit, False).items()}
+        found |= {f"{name}, traced": cost - floor[name] for name, cost in _least(work, audit, True).items()}
+        programs = audit.programs
+    wrong = []
+    for program, budget in VERIFIED.items():
+        info = programs[program]
+        sizes = (info["verified"], info["xlated"])
+        print(f"{program}: verified, in the kernel: {sizes}, budget {budget}")
+        if sizes != budget:
+            wrong.append(f"{program}: (verified, in the kernel) = {sizes}, not {budget}: VERIFIED")
+    for cell, limit in COSTS.items():
+        print(f"{cell}: {found[cell]:.1f} instructions over an empty program, budget {limit}")
+        if abs(found[cell] - limit) > _SPREAD:
+            wrong.append(f"{cell}: {found[cell]:.0f} instructions, not {limit} ± {_SPREAD}: COSTS")
+    for each in wrong:
+        print(f"budget: {each}", file=sys.stderr)
+    if wrong:
+        print(f"budget: set the new figures in {__file__}, and say in the commit why they change", file=sys.stderr)
+    return int(bool(wrong))
+
+
+def _least(program: Path, opened: Opened, traced: bool) -> dict[str, float]:
+    """Workload → the fewest instructions per round of any run."""
+    least = {}
+    with Work(program, _ROUNDS) as work:
+        if traced:
+            opened.trace(work.pid)
+        for name in WORKLOADS:
+            costs = []
+            for _ in range(_RUNS):
+                costs.append(work.run(name))
+                opened.drain()
+            least[name] = min(costs)
+    return least
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
