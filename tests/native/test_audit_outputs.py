@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from cases.outputs import *  # noqa: F403
+from cases.published import check_ecs, ocsf_validator
+from jsonschema import Draft202012Validator
 
+from pylsm.output import ecs, ocsf
 from pylsm.output.schema import schema
 
 pytestmark = pytest.mark.root
@@ -22,11 +25,10 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 53))
 """
 
 
-def test_all_that_is_recorded_holds_the_schema(tmp_path: Path) -> None:
-    from jsonschema import Draft202012Validator
-
+@pytest.mark.parametrize("more", [(), ("--context",)], ids=["plain", "with context"])
+def test_all_that_is_recorded_holds_the_definitions(tmp_path: Path, more: tuple[str, ...]) -> None:
     log = tmp_path / "log"
-    arguments = ("--format", "json", "--heartbeat", "5", "--timestamps", "--events", "all", "-o", log)
+    arguments = ("--format", "json", "--heartbeat", "5", "--timestamps", "--events", "all", *more, "-o", log)
     result = pylsm("run", "-q", *arguments, "--", "sh", "-c", ACTS, sys.executable)  # noqa: F405
     assert result.returncode == 0, result.stderr
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -36,3 +38,7 @@ def test_all_that_is_recorded_holds_the_schema(tmp_path: Path) -> None:
     validator = Draft202012Validator(schema(strict=True))
     for line in lines:
         validator.validate(line)
+        if line["event"] != "heartbeat":
+            check_ecs(ecs.from_dict(line))
+            event = ocsf.from_dict(line)
+            ocsf_validator(event, ocsf.VERSION).validate(event)
