@@ -675,6 +675,19 @@ class Audit:
         """Records read so far with bytes behind their path that are not zero; always 0 unless pylsm is wrong."""
         return self._decoder.leaked
 
+    @property
+    def ring_fill(self) -> tuple[int, int]:
+        """(bytes that wait in the ring, its size)."""
+        return self._ring.pending, self._ring.size
+
+    def run_times(self) -> dict[str, tuple[int, int]]:
+        """By program the nanoseconds it ran and how often, while `enable_run_time_stats` is on."""
+        found = {}
+        for name, program in self._object.programs.items():
+            info = program.info
+            found[name] = (info.run_time_ns, info.run_cnt)
+        return found
+
     def counts(self) -> Counts:
         """The counts since the audit began."""
         found = {name: sum(self._per_cpu(index)) for index, name in enumerate(COUNTERS.fields)}

@@ -19,6 +19,8 @@ from pylsm.cli.options import (
     open_shipping,
     pid,
     renderer,
+    service_manager,
+    timers,
     watching,
 )
 from pylsm.cli.signals import Signals
@@ -157,8 +159,18 @@ def _follow(
     if shipping is not None:
         shipping.started()
     seen = watching(options)
+    manager = service_manager()
     follower = Follower(
-        audit, sink, renderer(options), signals, options.stats, options.heartbeat, seen, options.on_loss, shipping
+        audit,
+        sink,
+        renderer(options),
+        signals,
+        options.stats,
+        options.heartbeat,
+        seen,
+        options.on_loss,
+        shipping,
+        timers(audit, shipping, manager),
     )
     held = audit.already_open() if options.already_open else []
     count = len(audit.family())
@@ -177,6 +189,8 @@ def _follow(
             stack.callback(os.close, fd)
             watch.append(fd)
         confine(options, audit, shipping=shipping)
+        if manager is not None:
+            manager.tell("READY=1")
         # A family that another tool owns has no end of its own, and one that anybody may join only that of its cgroups.
         shared = options.traced_map is not None and not pids
         groups = _Groups(select.cgroups if select is not None else ())

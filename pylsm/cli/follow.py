@@ -16,7 +16,8 @@ from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
     from pylsm.cli.shipping import Shipping
     from pylsm.cli.watch import Watch
@@ -52,6 +53,7 @@ class Follower:
         watch: looks at the events besides (`pylsm.cli.watch`).
         on_loss: "warn", or "exit" to end when events were lost.
         shipping: where events go besides; it gets heartbeats in any case.
+        timers: what to call while it follows, and how often, in seconds.
 
     Attributes:
         lossy: events were lost, and that was reason to end.
@@ -68,6 +70,7 @@ class Follower:
         watch: Watch | None = None,
         on_loss: str = "warn",
         shipping: Shipping | None = None,
+        timers: Sequence[tuple[float, Callable[[], object]]] = (),
     ) -> None:
         self._audit = audit
         self._sink = sink
@@ -78,6 +81,7 @@ class Follower:
         self._leaks_told = 0
         self._next_leak_warning = 0.0
         self._shipping = shipping
+        self._timers: list[list[Any]] = [[time.monotonic(), period, action] for period, action in timers]
         self._beats_are_shown = heartbeat_seconds > 0
         self._heartbeat_seconds = heartbeat_seconds or (_SPOOL_HEARTBEAT_SECONDS if shipping is not None else 0.0)
         self._next_heartbeat = time.monotonic() + self._heartbeat_seconds
@@ -139,8 +143,14 @@ class Follower:
             if self._heartbeat_seconds and time.monotonic() >= self._next_heartbeat:
                 self._beat()
                 self._next_heartbeat = time.monotonic() + self._heartbeat_seconds
+            for timer in self._timers:
+                if time.monotonic() >= timer[0]:
+                    timer[0] = time.monotonic() + timer[1]
+                    timer[2]()
             timeout = period if waited or period is not None else _FAMILY_SECONDS
-            due = [self._next_stats] if self._stats_seconds else []
+            due = [timer[0] for timer in self._timers]
+            if self._stats_seconds:
+                due.append(self._next_stats)
             if self._heartbeat_seconds:
                 due.append(self._next_heartbeat)
             if due:
@@ -161,6 +171,8 @@ class Follower:
     def tell(self, events: list[Event]) -> None:
         """Write events that were not recorded, and are in no count."""
         if events:
+            if self._shipping is not None:
+                self._shipping.write_events(events)
             self._sink.write([self._render(event) for event in events])
             if self._watch is not None:
                 self._watch.add(events)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pylsm.audit.filters import Filters
     from pylsm.audit.selection import Selection
+    from pylsm.cli.notify import Notifier
     from pylsm.cli.shipping import Shipping
     from pylsm.cli.watch import Watch
 
@@ -36,6 +37,8 @@ __all__ = [
     "open_shipping",
     "pid",
     "renderer",
+    "service_manager",
+    "timers",
     "user",
     "watching",
 ]
@@ -91,6 +94,14 @@ def spool_size(text: str) -> int:
     if not 1 << 20 <= size < 1 << 50:
         raise BadValue(f"{text!r} is not a spool's size: at least 1M, for example 256M or 4G")
     return size
+
+
+def address(text: str) -> tuple[str, int]:
+    """A port, with a host before it unless it is this one alone."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 1 << 16:
+        raise BadValue(f"{text!r} is no address to listen at: 9464, or 192.0.2.1:9464, or [::]:9464")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def positive(text: str) -> int:
@@ -249,6 +260,12 @@ def add_audit_options(parser: ArgumentParser) -> None:
         default="background",
         help="when the disk has what is recorded: within a second or so, and before it is delivered (background, the "
         "default); or before the next events are read (always)",
+    )
+    spool.add_argument(
+        "--metrics",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="with --sink or --spool: serve /metrics (Prometheus) and /healthz there (HOST: 127.0.0.1)",
     )
     kernel = parser.add_argument_group("kernel side")
     kernel.add_argument(
@@ -556,9 +573,32 @@ def confine(options: Namespace, audit: Audit, *, signals: bool = False, shipping
     restrict(Needs(signals=signals, writable=writable, readable=readable), counts_are_there)
 
 
+def timers(
+    audit: Audit, shipping: Shipping | None, notifier: Notifier | None
+) -> list[tuple[float, Callable[[], object]]]:
+    """What to do every so often while events are followed."""
+    found: list[tuple[float, Callable[[], object]]] = []
+    if shipping is not None and shipping.metrics:
+        found.append((1.0, lambda: shipping.report(audit)))
+    if notifier is not None and notifier.period:
+        found.append((notifier.period, notifier.alive))
+    return found
+
+
+def service_manager() -> Notifier | None:
+    """Who waits to be told that the audit has begun."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from pylsm.cli.notify import notifier
+
+    return notifier()
+
+
 def open_shipping(options: Namespace) -> Shipping | None:
     """Where events go besides the output, if the options name anything."""
     if not options.sink and options.spool is None:
+        if options.metrics is not None:
+            options.parser.error("--metrics is with --sink or --spool, whose process serves them")
         return None
     from pylsm.cli.shipping import Shipping
 

@@ -23,6 +23,8 @@ from pylsm.cli.options import (
     open_audit,
     open_shipping,
     renderer,
+    service_manager,
+    timers,
     watching,
 )
 from pylsm.cli.signals import Signals
@@ -121,14 +123,26 @@ def _follow(
     audit.trace(to_initial([child.pid]))
     whose = f" of user {child.who.name}" if child.who is not None else ""
     announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)
+    manager = service_manager()
     follower = Follower(
-        audit, sink, renderer(options), signals, options.stats, options.heartbeat, watch, options.on_loss, shipping
+        audit,
+        sink,
+        renderer(options),
+        signals,
+        options.stats,
+        options.heartbeat,
+        watch,
+        options.on_loss,
+        shipping,
+        timers(audit, shipping, manager),
     )
     failed = child.release()
     if failed:
         return failed
     # Before the first byte that CMD chose is read.
     confine(options, audit, signals=True, shipping=shipping)
+    if manager is not None:
+        manager.tell("READY=1")
     try:
         follower.run(lambda: not audit.family(), child.on_signal, [child.pidfd])
         if follower.lossy:

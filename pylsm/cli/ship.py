@@ -38,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--check", action="store_true", help="only connect to each sink, and say what comes of it")
     parser.add_argument("--no-confine", action="store_true", help="use neither Landlock nor seccomp (to debug pylsm)")
     parser.add_argument("--for-audit", action="store_true", help=argparse.SUPPRESS)
-    parser.set_defaults(handler=_ship, parser=parser)
+    parser.set_defaults(handler=_ship, parser=parser, metrics=None)
 
 
 def _ship(options: argparse.Namespace) -> int:
@@ -69,6 +69,7 @@ def _ship(options: argparse.Namespace) -> int:
         audit=audit,
         until_empty=options.until_empty,
         say=say,
+        metrics=tuple(options.metrics) if options.metrics else None,
     )
     return deliver(job, _ready if options.for_audit else lambda: None)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import argparse
 
     from pylsm.audit.events import Event
+    from pylsm.audit.session import Audit
+    from pylsm.loader.bpf import Handle
 
 __all__ = ["Shipping"]
 
@@ -45,6 +47,7 @@ class Shipping:
 
     Attributes:
         directory: of the spool.
+        metrics: `report` is to be called every second.
 
     Raises:
         PylsmError: a sink's URL is wrong, its library missing, the spool not to be had.
@@ -63,8 +66,10 @@ class Shipping:
             self.directory, options.spool_size, options.spool_policy, sync=options.spool_sync == "always"
         )
         self._told = 0
+        self.metrics = options.metrics is not None
+        self._statistics = _statistics() if self.metrics else None
         self._pipe = self._pid = self._watch = -1
-        if urls:
+        if urls or self.metrics:
             try:
                 self._start(options)
             except BaseException:
@@ -97,6 +102,7 @@ class Shipping:
             "spool": self.directory,
             "sink_user": options.sink_user,
             "drain": options.drain,
+            "metrics": options.metrics,
             "no_confine": options.no_confine,
         }
         os.write(self._pipe, json.dumps(job).encode() + b"\n")
@@ -149,6 +155,17 @@ class Shipping:
         """Put events into the spool."""
         self.write([render_with_context(event) for event in events])
 
+    def report(self, audit: Audit) -> None:
+        """Say how the audit stands, for metrics."""
+        said = {
+            "counts": audit.counts()._asdict(),
+            "ring": audit.ring_fill,
+            "programs": audit.run_times() if self._statistics is not None else {},
+            "dropped": self._writer.dropped,
+            "next": self._writer.next,
+        }
+        self._tell(json.dumps({"audit": said}).encode() + b"\n")
+
     def _tell(self, message: bytes) -> None:
         if self._pipe < 0:
             return
@@ -192,6 +209,18 @@ class Shipping:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _statistics() -> Handle | None:
+    """Statistics of programs, for as long as it is kept; None where this process may not turn them on."""
+    from pylsm.loader.errors import BpfError
+    from pylsm.loader.program import enable_run_time_stats
+
+    try:
+        return enable_run_time_stats()
+    except BpfError as error:
+        say(f"warning: no run times of programs in the metrics: {error}")
+        return None
 
 
 def _ourselves() -> list[str]:

@@ -11,11 +11,12 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pylsm.confine import Needs, restrict
 from pylsm.confine.capabilities import keep_only
@@ -24,7 +25,10 @@ from pylsm.ship.identity import Identity, identify
 from pylsm.ship.place import Courier
 from pylsm.ship.shipper import Shipper
 from pylsm.ship.sinks import Sink
-from pylsm.ship.spool import lock
+from pylsm.ship.spool import SpoolError, lock
+
+if TYPE_CHECKING:
+    from pylsm.ship.metrics import Metrics
 
 __all__ = ["Job", "deliver"]
 
@@ -57,6 +61,7 @@ class Job(NamedTuple):
         audit: a pipe from an audit, whose end ends this; -1: none, it goes on until it gets a signal.
         until_empty: end when all is delivered.
         say: told of what an operator should know.
+        metrics: where to serve metrics, or None.
     """
 
     directory: str
@@ -67,6 +72,7 @@ class Job(NamedTuple):
     audit: int
     until_empty: bool
     say: Callable[[str], None]
+    metrics: tuple[str, int] | None = None
 
 
 def deliver(job: Job, ready: Callable[[], None]) -> int:
@@ -83,6 +89,7 @@ def deliver(job: Job, ready: Callable[[], None]) -> int:
         SpoolError: the spool is damaged, or another process delivers from it.
         SinkURLError: a file of a sink cannot be made.
     """
+    listening = _listen(job.metrics) if job.metrics is not None else None
     identity = identify(job.directory)
     for sink in job.sinks:
         sink.prepare(job.who.gid)
@@ -100,7 +107,24 @@ def deliver(job: Job, ready: Callable[[], None]) -> int:
     os.umask(0o027)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     ready()
-    return _supervise(lambda: _Worker(job, identity).run(), job)
+    return _supervise(lambda: _Worker(job, identity, listening).run(), job)
+
+
+def _listen(where: tuple[str, int]) -> socket.socket:
+    from importlib.util import find_spec
+
+    from pylsm.ship.metrics import listen
+
+    if find_spec("prometheus_client") is None:
+        raise SpoolError(
+            "--metrics: the Python module 'prometheus_client' is not installed", hint="pip install 'pylsm[metrics]'"
+        )
+    try:
+        return listen(where)
+    except OSError as error:
+        raise SpoolError(
+            f"--metrics {where[0]}:{where[1]}: {error.strerror}", hint="name another port, or an address of this host"
+        ) from None
 
 
 def _hand_over(directory: str, who: Courier) -> None:
@@ -215,7 +239,7 @@ def _closed(pipe: int) -> bool:
 class _Worker:
     """The second process: delivers, and listens to the audit."""
 
-    def __init__(self, job: Job, identity: Identity) -> None:
+    def __init__(self, job: Job, identity: Identity, listening: socket.socket | None) -> None:
         self._job = job
         self._stop = False
         signal.signal(signal.SIGTERM, self._terminate)
@@ -225,6 +249,11 @@ class _Worker:
             readable = (*_READABLE, *(path for sink in job.sinks for path in sink.readable))
             restrict(Needs(network=True, writable=writable, readable=readable))
         self._shipper = Shipper(_HERE, identity, job.sinks, job.say)
+        self._metrics: Metrics | None = None
+        if listening is not None:
+            from pylsm.ship.metrics import Metrics
+
+            self._metrics = Metrics(listening, self._shipper)
         self._partial = b""
         self._end: int | None = None  # the number behind the last event of the audit
 
@@ -269,6 +298,8 @@ class _Worker:
                 message: dict[str, Any] = json.loads(line)
             except ValueError:
                 continue  # the first half went to a worker that died
+            if "audit" in message and self._metrics is not None:
+                self._metrics.hear(message["audit"])
             if "end" in message:
                 self._end = int(message["end"])
 
