@@ -1,4 +1,4 @@
-"""Telling a service manager how it goes (sd_notify(3)): ready once the audit sees its own events, alive from then on."""
+"""Telling a service manager how it goes (sd_notify(3)): ready once the audit sees its own events, and then alive."""
 
 from __future__ import annotations
 
