@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from cases.cli import PYLSM, pylsm
-from cases.fleet import MANY, Server, Spool, authority, finish, free_port, listening, restart_and_outage
+from cases.fleet import MANY, Server, Spool, authority, events, finish, free_port, listening, restart_and_outage
 from cases.lab import eventually
 
 pytestmark = pytest.mark.root
@@ -80,6 +80,18 @@ def test_nats(place: Path) -> None:
         messages = stored(port)
         spool.check(messages)
         assert len(messages) == MANY  # the stream drops what comes twice
+
+
+def test_a_fleet_in_simulation(place: Path) -> None:
+    """tools/fleet, small: every host's events are in the stream, and the costs are printed."""
+    pytest.importorskip("nats", reason="needs the extra `sinks`")
+    recording = place / "events.jsonl"
+    recording.write_text("".join(line + "\n" for line in events(0, 100)))
+    tool = Path(__file__).resolve().parents[2] / "tools/fleet"
+    command = [sys.executable, tool, "--hosts", "7", "--events", "700", "--recording", recording]
+    printed = json.loads(subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=120).stdout)
+    assert (printed["hosts"], printed["events"]) == (7, 700)
+    assert printed["bytes_per_event"] > 300
 
 
 def test_nats_credentials_and_tls_are_told_from_down(place: Path, certificates: dict[str, Path]) -> None:
