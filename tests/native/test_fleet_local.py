@@ -70,7 +70,7 @@ def test_run_delivers_what_it_records(place: Path) -> None:
     assert accounted(delivered) == 0
     found = pylsm("query", "--db", store, "--path", "/etc/host*", "--comm", "cat", "--format", "json")
     assert found.returncode == 0, found.stderr
-    wanted = [event for event in events if event["path"].startswith("/etc/host") and event["comm"] == "cat"]
+    wanted = [event for event in events if event.get("path", "").startswith("/etc/host") and event["comm"] == "cat"]
     assert wanted
     assert [json.loads(line) for line in found.stdout.splitlines()] == wanted
 
