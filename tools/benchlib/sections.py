@@ -73,7 +73,14 @@ def _startup(plan: Plan) -> Any:
         {"name": "python -c 'import runpy'", "command": ["python3", "-c", "import runpy"], "ready": "", "runs": runs},
         {"name": "pylsm, cold", "command": attach, "ready": "attached", "runs": runs, "cold": True},
         # The first of these fills the cache again; it is not counted.
-        {"name": "pylsm, warm", "command": attach, "ready": "attached", "runs": runs + 1, "discard": 1},
+        {
+            "name": "pylsm, warm",
+            "command": attach,
+            "ready": "attached",
+            "runs": runs + 1,
+            "discard": 1,
+            "phases": True,
+        },
         {"name": "pylsm, warm, console script", "command": script, "ready": "attached", "runs": runs},
         # The first of these fills the cache for its kinds.
         {"name": "pylsm, warm, default kinds", "command": default, "ready": "attached", "runs": runs + 1, "discard": 1},

@@ -94,12 +94,59 @@ def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
     return took, peak, said[-200:].decode(errors="replace")
 
 
+#: A start that says where its time went: milliseconds since it was executed, and those inside bpf(2), by command.
+_PHASES = """
+import sys, time
+began = int(sys.argv.pop(1))
+def now(): return (time.monotonic_ns() - began) / 1e6
+at = {"interpreter": now()}
+from pylsm.loader import bpf
+from pylsm.loader.attr import Cmd
+from pylsm.cli import attach
+at["modules"] = now()
+spent, real, told = {}, bpf._syscall, attach.announce
+def timed(number, command, *rest):
+    since = time.monotonic_ns()
+    result = real(number, command, *rest)
+    name = Cmd(command).name
+    spent[name] = spent.get(name, 0) + (time.monotonic_ns() - since) / 1e6
+    return result
+def announce(*given):
+    told(*given)
+    at["live"] = now()
+    import json, os
+    print(json.dumps({"at": at, "bpf": spent, "modules": len(sys.modules)}), flush=True)
+    given[0].close()
+    os._exit(0)
+bpf._syscall, attach.announce = timed, announce
+from pylsm.cli import main
+main(sys.argv[1:])
+"""
+
+
+def _phases(command: list[str], victim: int) -> dict[str, Any]:
+    """Where a warm start goes."""
+    time.sleep(2)
+    arguments = [word.replace("PID", str(victim)) for word in command[3:]]
+    done = subprocess.run(
+        ["python3", "-c", _PHASES, str(time.monotonic_ns()), *arguments],
+        env={**os.environ, "PYTHONPATH": str(SITE)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def main(arguments: list[str]) -> None:
     """Measure and save the result.
 
     Args:
         arguments: the contenders as JSON: name, command, environment, ready (what its output holds when it is live,
-            "event" for when it shows one, "" for its end), runs, discard (of these, uncounted), cold (without caches).
+            "event" for when it shows one, "" for its end), phases (whether it is asked where its time goes), runs,
+            discard (of these, uncounted), cold (without caches).
     """
     _as_installed()
     results: dict[str, Any] = {"kernel": os.uname().release, "starts": {}}
@@ -118,6 +165,8 @@ def main(arguments: list[str]) -> None:
             runs = runs[contender.get("discard", 0) :]
             results["starts"][contender["name"]] = {"ms": [run[0] for run in runs], "rss_kb": [run[1] for run in runs]}
             print(contender["name"], runs, flush=True)
+            if contender.get("phases"):
+                results["phases"] = _phases(contender["command"], victim.pid)
         victim.kill()
     save("startup", results)
 

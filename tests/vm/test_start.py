@@ -1,0 +1,129 @@
+"""What a start does, counted: modules imported, calls of bpf(2), files read. Exact, so that none is added unnoticed.
+
+Whoever adds one raises the number here, and says in the commit why a start cannot do without.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.vm
+
+#: As ``python -m pylsm``, up to the word of it: then what was imported and asked of the kernel, as JSON.
+START = """
+import sys
+before = set(sys.modules)
+from pylsm.loader import bpf
+from pylsm.loader.attr import Cmd
+calls = {}
+real = bpf._syscall
+def counted(number, command, *rest):
+    name = Cmd(command).name
+    calls[name] = calls.get(name, 0) + 1
+    return real(number, command, *rest)
+bpf._syscall = counted
+from pylsm.cli import attach
+told = attach.announce
+def announce(audit, *rest):
+    told(audit, *rest)
+    modules = sorted(set(sys.modules) - before)
+    import json
+    cache = audit.cache
+    print(json.dumps({
+        "modules": modules, "calls": calls, "variant": audit.variant.name,
+        "used": cache.used, "ignored": cache.ignored, "source": audit.source.name,
+    }))
+    sys.stdout.flush()
+    audit.close()
+    import os
+    os._exit(0)
+attach.announce = announce
+from pylsm.cli import main
+main(sys.argv[1:])
+"""
+#: Modules of pylsm that a start from the cache imports.
+MODULES = 43
+#: Calls of bpf(2) until both hooks are known to see. One fifth of them (BTF_LOAD, OBJ_GET_INFO_BY_FD) is for people who
+#: look at maps and programs, and for messages.
+CALLS = {
+    "BTF_LOAD": 9,
+    "MAP_CREATE": 8,
+    "PROG_LOAD": 5,
+    "RAW_TRACEPOINT_OPEN": 5,
+}
+#: What a start from the cache has no use for: each costs as much as ten of pylsm's own modules.
+HEAVY = {
+    *("argparse", "enum", "re", "typing", "dataclasses", "inspect", "signal", "socket", "ctypes", "hashlib", "pathlib"),
+    *("json", "threading", "locale", "gettext", "subprocess", "construct", "elftools", "pyroute2"),
+    *("pylsm.btf", "pylsm.asm.assembler", "pylsm.asm.verify", "pylsm.audit.programs", "pylsm.loader.prepare"),
+}
+
+
+def start(cache: Path | str, *options: str, **environment: str) -> dict[str, Any]:
+    with subprocess.Popen(["sleep", "1000"]) as victim:
+        try:
+            command = [sys.executable, "-c", START, "attach", "-q", "-p", str(victim.pid), *options]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                env={**os.environ, "PYLSM_CACHE": str(cache), **environment},
+            )
+        finally:
+            victim.kill()
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture
+def warm(tmp_path: Path) -> Path:
+    """A cache that the command line itself has filled."""
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-m", "pylsm", "run", "-q", "--events", "connect,open", "--", "true"]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "PYLSM_CACHE": str(cache)})
+    assert len(os.listdir(cache)) >= 2
+    return cache
+
+
+def test_a_start_from_the_cache_has_its_exact_budget(warm: Path) -> None:
+    found = start(warm, "--events", "connect,open")
+    if found["variant"] != "d_path":
+        pytest.skip(f"the numbers are those of kernels from 6.1 on; this one takes the variant {found['variant']}")
+    assert HEAVY.isdisjoint(found["modules"])
+    assert len([name for name in found["modules"] if name.startswith("pylsm")]) == MODULES, found["modules"]
+    assert {name: found["calls"].get(name, 0) for name in CALLS} == CALLS, found["calls"]
+
+
+@pytest.mark.parametrize("how", ["none", "unwritable", "a file", "somebody else's", "damaged", "of another kernel"])
+def test_a_start_works_whatever_the_cache_is(how: str, warm: Path, tmp_path: Path) -> None:
+    """It is prepared anew then, and sees as ever: the start ends only when it has seen its own open and connect."""
+    cache: Path | str = warm
+    if how == "none":
+        cache = ""
+    elif how == "unwritable":
+        cache = "/proc/1/no/such/place"
+    elif how == "a file":
+        cache = tmp_path / "file"
+        cache.write_bytes(b"x")
+    elif how == "somebody else's":
+        os.chown(warm, 1000, 1000)
+    elif how == "damaged":
+        for file in warm.iterdir():
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data)
+    else:
+        for file in warm.iterdir():
+            file.write_bytes(file.read_bytes().replace(b"pylsm 0", b"pylsm 9"))
+    found = start(cache, "--events", "connect,open")
+    assert found["source"] == "lsm" and not found["used"]
+    assert bool(found["ignored"]) == (how not in ("none", "unwritable")), found["ignored"]
