@@ -5,13 +5,13 @@ from __future__ import annotations
 import struct
 import sys
 import time
-from collections.abc import Sequence
 
 from pylsm.audit.events import KINDS, Event, FileOpen
 from pylsm.audit.records import SOURCE_LSM
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
 __all__ = ["Decoder"]

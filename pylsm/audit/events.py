@@ -13,7 +13,6 @@ from __future__ import annotations
 import _socket as socket  # without what socket adds to it, which costs a third of what starting Python does
 import os
 import struct
-from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from pylsm.audit.records import (
@@ -58,6 +57,7 @@ from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
     _E = TypeVar("_E", bound="Event")

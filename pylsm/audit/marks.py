@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping
 from errno import ENOENT, ESRCH
 
 from pylsm.audit import maps
 from pylsm.audit.records import SETTINGS
 from pylsm.audit.targets import in_initial_pid_namespace
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader import BpfError, Map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Marks"]
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Iterable
 
 from pylsm.audit.targets import NoSuchProcess, in_initial_pid_namespace
 from pylsm.errors import PylsmError
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader import BpfError, LoadedProgram
 from pylsm.loader.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["from_initial", "initial_tgid", "to_initial"]
 

@@ -8,7 +8,6 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from pylsm.audit import maps
@@ -23,9 +22,10 @@ from pylsm.audit.targets import NoSuchProcess, descendants, in_initial_pid_names
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, Map, Object, RingBuffer
-from pylsm.loader.rcu import synchronize
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from typing_extensions import TypeAlias
 
     from pylsm.asm import MapSpec, Program
@@ -717,6 +717,8 @@ class Audit:
         """
         for name in list(self._object.links):
             self._object.links.pop(name).close()
+        from pylsm.loader.rcu import synchronize
+
         synchronize()
         return self._wanted(self._drain())
 

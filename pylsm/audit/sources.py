@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pylsm.audit.events import DEFAULT
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, ResolveError, VerifierError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
     from pylsm.asm import Program

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
 from contextlib import suppress
 
-from pylsm.light import NamedTuple
+from pylsm.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Confined", "Needs", "restrict"]
 

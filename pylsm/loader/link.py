@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from errno import EAGAIN, EINVAL, ENOTSUP
 from struct import pack
 
@@ -25,6 +24,7 @@ from pylsm.loader.sections import AttachType
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import Any
 
     from pylsm.loader.maps import Map

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
 from errno import ENOENT, ENOSPC
 from mmap import PAGESIZE
 
@@ -18,6 +17,7 @@ from pylsm.loader.errors import MapMismatchError, SpecError
 from pylsm.loader.image import MapImage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 __all__ = ["ANY", "EXIST", "NOEXIST", "Map", "MapInfo", "possible_cpus"]
@@ -95,14 +95,16 @@ class Map(Handle):
     A per-CPU map has a value for each possible CPU: its values are lists of bytes, one per CPU.
     """
 
-    __slots__ = ("_per_cpu", "_value_bytes", "info", "key_size", "type", "value_size")
+    __slots__ = ("_info", "_per_cpu", "_value_bytes", "key_size", "type", "value_size")
 
-    def __init__(self, fd: int, info: MapInfo, *, owned: bool = True, label: str = "") -> None:
-        super().__init__(fd, owned=owned, label=label or f"map {info.name!r}")
-        self.info = info
-        self.type = info.type
-        self.key_size = info.key_size
-        self.value_size = info.value_size
+    def __init__(
+        self, fd: int, info: MapInfo | MapSpec | MapImage | Map, *, owned: bool = True, label: str = ""
+    ) -> None:
+        super().__init__(fd, owned=owned, label=label)
+        self._info = info if isinstance(info, MapInfo) else None
+        self.type: int = info.type
+        self.key_size: int = info.key_size
+        self.value_size: int = info.value_size
         self._per_cpu = info.type in _PER_CPU
         # The kernel moves per-CPU values in 8-byte steps, all CPUs in a row.
         self._value_bytes = -(-info.value_size // 8) * 8 * possible_cpus() if self._per_cpu else info.value_size
@@ -138,7 +140,7 @@ class Map(Handle):
         fd = _create_with_btf(spec, attr)
         if fd < 0:
             fd = bpf(Cmd.MAP_CREATE, attr, f"create {_words(spec.type)} {spec.name!r}")
-        return cls._adopt(fd, True, f"map {spec.name!r}")
+        return cls(fd, spec, label=f"map {spec.name!r}")
 
     @classmethod
     def open_pinned(cls, path: str | os.PathLike[str], expect: MapSpec | MapImage | None = None) -> Map:
@@ -201,6 +203,19 @@ class Map(Handle):
             raise
 
     # --- elements -------------------------------------------------------------------------------------------------
+
+    def borrowed(self) -> Map:
+        """The same map by the same descriptor, which stays this one's."""
+        other = Map(self.fileno(), self, owned=False, label=self.label)
+        other._info = self._info
+        return other
+
+    @property
+    def info(self) -> MapInfo:
+        """What the kernel says of it; of a map made here it is asked when somebody wants to know."""
+        if self._info is None:
+            self._info = _info(self.fileno(), self.label)
+        return self._info
 
     @property
     def per_cpu(self) -> bool:
@@ -386,7 +401,7 @@ class Map(Handle):
         raise PylsmError(f"{self.label} changes faster than its keys can be read", hint="read it when less is going on")
 
 
-def check_map(info: MapInfo, expect: MapSpec | MapImage, label: str) -> None:
+def check_map(info: MapInfo | Map, expect: MapSpec | MapImage, label: str) -> None:
     """Refuse a map that is not of the type, key size and value size of ``expect``.
 
     The number of entries and the flags are the owner's business.

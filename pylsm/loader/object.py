@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.bpf import Handle
@@ -14,6 +13,7 @@ from pylsm.loader.maps import Map, check_map
 from pylsm.loader.program import LoadedProgram
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from typing_extensions import TypeAlias
@@ -154,8 +154,8 @@ class Object:
 
 def _reused(given: Reused, spec: MapImage) -> Map:
     if isinstance(given, Map):
-        check_map(given.info, spec, given.label)
-        return Map.from_fd(given.fileno(), spec, owned=False)
+        check_map(given, spec, given.label)
+        return given.borrowed()
     if isinstance(given, int):
         return Map.from_fd(given, spec, owned=False)
     return Map.open_pinned(given, spec)

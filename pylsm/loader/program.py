@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from errno import EINVAL, EMFILE, ENFILE, ENOMEM, ENOSPC
 from struct import pack_into
 
@@ -15,6 +14,7 @@ from pylsm.loader.maps import Map
 from pylsm.loader.sections import ProgType, Section, parse_section
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from pylsm.asm.program import Program

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable
 from mmap import MAP_SHARED, PAGESIZE, PROT_READ, PROT_WRITE, mmap
 
 from pylsm.asm.maps import MapType
+from pylsm.light import TYPE_CHECKING
 from pylsm.loader.errors import MapMismatchError, RingCorrupt
 from pylsm.loader.maps import Map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["RingBuffer", "walk"]
 

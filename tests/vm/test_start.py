@@ -49,14 +49,14 @@ from pylsm.cli import main
 main(sys.argv[1:])
 """
 #: Modules of pylsm that a start from the cache imports.
-MODULES = 43
-#: Calls of bpf(2) until both hooks are known to see. One fifth of them (BTF_LOAD, OBJ_GET_INFO_BY_FD) is for people who
-#: look at maps and programs, and for messages.
+MODULES = 44
+#: Calls of bpf(2) until both hooks are known to see. Those of BTF_LOAD are for people who look at maps and programs.
 CALLS = {
     "BTF_LOAD": 9,
     "MAP_CREATE": 8,
     "PROG_LOAD": 5,
     "RAW_TRACEPOINT_OPEN": 5,
+    "OBJ_GET_INFO_BY_FD": 2,
 }
 #: What a start from the cache has no use for: each costs as much as ten of pylsm's own modules.
 HEAVY = {
