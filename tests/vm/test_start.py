@@ -53,7 +53,7 @@ MODULES = 44
 #: Calls of bpf(2) until both hooks are known to see. Those of BTF_LOAD are for people who look at maps and programs.
 CALLS = {
     "BTF_LOAD": 9,
-    "MAP_CREATE": 8,
+    "MAP_CREATE": 7,
     "PROG_LOAD": 5,
     "RAW_TRACEPOINT_OPEN": 5,
     "OBJ_GET_INFO_BY_FD": 2,
