@@ -103,6 +103,11 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
 def _attach(options: Namespace) -> int:
     _check(options)
     if not enabled(options):
+        from pylsm.cli.notify import notifier
+
+        manager = notifier()
+        if manager is not None:
+            manager.tell("READY=1")  # to have nothing to do is no failure
         return 0
     pids = list(dict.fromkeys(targets.resolve(number).pid for number in options.pid))
     select = selection(options)
