@@ -17,9 +17,10 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def _normal(text: str) -> list[str]:
-    """Lines without what differs from run to run and from library to library: pids by their order, versions."""
+    """Lines without what differs from run to run and from library to library: pids by their order, times, versions."""
     pids: dict[str, str] = {}
     text = re.sub(r"pid=(\d+)", lambda m: "pid=" + pids.setdefault(m[1], f"P{len(pids)}"), text)
+    text = re.sub(r"duration_ns=\d+", "duration_ns=N", text)
     return re.sub(r"\.so\.[\d.]+", ".so", text).splitlines()
 
 
