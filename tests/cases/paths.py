@@ -21,6 +21,7 @@ class Opened(NamedTuple):
 
     link: bytes
     mode: str
+    device: int
     inode: int
     mnt_ns: int
     unlinked: bool
@@ -50,6 +51,7 @@ class Opener:
             Opened(
                 link,
                 MODES[flags & os.O_ACCMODE],
+                found.st_dev,
                 found.st_ino,
                 os.stat("/proc/self/ns/mnt").st_ino,
                 link.endswith(b" (deleted)") and (found.st_nlink == 0 or not os.path.lexists(path)),
@@ -107,7 +109,9 @@ def compare(lab: Lab, opener: Opener, work: object) -> list[Opened]:
 
     outcome = lab.run(run)
     expected: list[Opened] = outcome.result
-    seen = [Opened(e.path, e.mode, e.inode, e.mnt_ns, e.unlinked) for e in outcome.opens() if e.pid == outcome.pid]
+    seen = [
+        Opened(e.path, e.mode, e.st_dev, e.inode, e.mnt_ns, e.unlinked) for e in outcome.opens() if e.pid == outcome.pid
+    ]
     for number, (event, wanted) in enumerate(zip(seen, expected)):
         assert event == wanted, f"open {number} of {len(expected)}"
     assert len(seen) == len(expected)
@@ -179,6 +183,36 @@ def test_a_tree_as_deep_as_a_path_can_be(backend_lab: Lab, tmp_path: Path) -> No
                 opener.open(b"f", os.O_WRONLY | os.O_CREAT)
 
     assert max(len(opened.link) for opened in compare(backend_lab, opener, work)) > 4070
+
+
+def test_longer_paths_lose_whole_components_at_the_front(backend_lab: Lab, tmp_path: Path) -> None:
+    """As much of the end as 4096 bytes with the NUL hold, flagged; /proc names no path as long as that."""
+
+    def work() -> list[tuple[bytes, int]]:
+        private_mounts()
+        mount("tmpfs", "tmpfs", str(tmp_path))  # gone with the process
+        os.chdir(tmp_path)
+        names = Opener(5)
+        path, opened = os.fsencode(tmp_path), []
+        while len(path) < 9000:
+            name = b"%d." % len(opened) + names.name()[:240]
+            os.mkdir(name)
+            os.chdir(name)
+            path += b"/" + name
+            if len(path) > 3900:
+                fd = os.open(b"file", os.O_WRONLY | os.O_CREAT, 0o600)
+                opened.append((path + b"/file", os.fstat(fd).st_ino))
+        return opened
+
+    outcome = backend_lab.run(work)
+    events = {e.inode: e for e in outcome.opens() if e.path.endswith(b"/file")}
+    cut = 0
+    for path, inode in outcome.result:
+        at = next(at for at in range(len(path)) if path[at] == ord("/") and len(path) - at < 4096)
+        event = events.pop(inode)
+        assert (event.path, event.truncated, event.basename) == (path[at:], at > 0, False)
+        cut += at > 0
+    assert cut > 20 and cut < len(outcome.result) and not events
 
 
 def test_files_that_are_in_no_tree(backend_lab: Lab, tmp_path: Path) -> None:
