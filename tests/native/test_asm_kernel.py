@@ -157,7 +157,7 @@ def test_map_and_wide_constant() -> None:
     made = a.build()
     with Map.create(counts) as held, LoadedProgram.load(made, maps={"counts": held}, source_lines=False) as loaded:
         assert loaded.test_run(data=bytes(14)).retval == 0x11223344
-        translated = disassemble(decode(loaded.xlated()))
-    assert f"r1 = map[fd:{held.info.id}]" in translated
+        translated, number = disassemble(decode(loaded.xlated())), held.info.id
+    assert f"r1 = map[fd:{number}]" in translated
     assert "r1 = 0x1122334455667788 ll" in translated
-    assert f"r1 = map[fd:{held.info.id}][0]+4" in translated
+    assert f"r1 = map[fd:{number}][0]+4" in translated
