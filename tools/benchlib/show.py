@@ -289,7 +289,7 @@ def _scale(result: dict[str, Any]) -> list[Table]:
             "Guest instructions over empty programs, by files that one process has opened before",
             ("files", "each for the first time", "each again", "recorded", "deduplicated", "lost"),
             opens,
-            ["Beyond the table's 65,536 entries the oldest are forgotten, and opened again they are recorded again."],
+            ["What finds no room in its set of the table is recorded again when it is opened again."],
         ),
         Table(
             "Time over that without pylsm, all processors busy at once",
