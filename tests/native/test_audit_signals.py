@@ -205,7 +205,7 @@ def test_a_second_ctrl_c_is_more_insistent(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_attach(tmp_path: Path) -> None:
     with Opener() as opener:
-        terminal = Terminal("attach", "-p", str(opener.pid))
+        terminal = Terminal("attach", "--color", "never", "-p", str(opener.pid))
         terminal.read(lambda output: "attached to" in output)
         opener.open(tmp_path / "x")
         terminal.read(lambda output: f"path={tmp_path}/x" in output)
