@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cases.cli import PYLSM, nothing_left
-from cases.lab import Lab, touch
+from cases.lab import CONNECTS_AND_OPENS, Lab, touch
 
 from pylsm.audit.session import Audit
 from pylsm.loader.memlock import kernel_release
@@ -34,7 +34,7 @@ def test_a_processor_goes_and_comes(source: str, tmp_path: Path) -> None:
             os.listdir(tmp_path)
         return made
 
-    with Audit(source=source) as audit:
+    with Audit(source=source, events=CONNECTS_AND_OPENS) as audit:
         outcome = Lab(audit).run(work)
         assert len(outcome.opens(f"{tmp_path}/")) == outcome.result == 400
         assert outcome.counts.recorded == len(outcome.events)
@@ -98,7 +98,7 @@ def test_losses_are_exact_on_two_processors(source: str, tmp_path: Path) -> None
             os.waitpid(pid, 0)
         return 4 * each
 
-    with Audit(source=source, ring_bytes=16384) as audit:
+    with Audit(source=source, ring_bytes=16384, events=CONNECTS_AND_OPENS) as audit:
         read = []
         stop = threading.Event()
 
