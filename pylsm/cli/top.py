@@ -131,6 +131,8 @@ class _Agent:
         assert self._process.stdout is not None and self._process.stderr is not None
         self.fd = self._process.stdout.fileno()
         self.what = self._latest = ""
+        slow = threading.Timer(1.0, say, ["preparing programs; the first start on a kernel takes longest"])
+        slow.start()
         try:
             for raw in self._process.stderr:
                 line = raw.decode(errors="replace").strip().removeprefix("pylsm: ")
@@ -143,6 +145,8 @@ class _Agent:
         except BaseException:
             self.close()
             raise
+        finally:
+            slow.cancel()
         # A pipe that nobody reads would hold it up some day.
         threading.Thread(target=self._listen, daemon=True).start()
 
