@@ -11,6 +11,7 @@ counts them, or were taken out.
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect
 from collections.abc import Iterable, Sequence
 from time import time_ns
@@ -22,6 +23,7 @@ from pylsm.output.jsonl import VERSION
 __all__ = ["Verdict", "render", "verify"]
 
 _NUMBERS = ("number", "events", "recorded", "lost")
+_SESSION = re.compile(r"[0-9A-Za-z]{1,64}")
 #: Gaps that are told one by one.
 _TOLD = 5
 
@@ -250,7 +252,8 @@ def verify(lines: Iterable[bytes]) -> Verdict:
             continue
         heartbeats += 1
         wrong = [key for key in _NUMBERS if type(found.get(key)) is not int or found[key] < 0]
-        if wrong or not isinstance(found.get("session"), str):
+        session_name = found.get("session")  # it is shown
+        if wrong or not isinstance(session_name, str) or not _SESSION.fullmatch(session_name):
             session.missing.append(f"line {last}: a heartbeat without a sound {(wrong or ['session'])[0]!r}")
             continue
         if found["session"] != session.name:

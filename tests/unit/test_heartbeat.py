@@ -179,3 +179,12 @@ def test_a_heartbeat_without_numbers_is_taken_for_what_it_is(wrong: object) -> N
         if beat["event"] == "heartbeat":
             beat["next"] = wrong
     assert verify([json.dumps(beat).encode() for beat in beats]).missing == ()
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "", "\ud800", "a" * 65])
+def test_a_session_that_would_do_something_to_a_terminal(name: str) -> None:
+    """Its name is shown, so that it has to be one of ours."""
+    ours, theirs = b'"session":"ab"', b'"session":' + json.dumps(name).encode()
+    missing = verify([line.replace(ours, theirs) for line in log([1])]).missing
+    assert "a heartbeat without a sound 'session'" in missing[0]
+    assert all(said.isprintable() for said in missing)
