@@ -76,7 +76,8 @@ def restrict(
 
 
 def _python() -> Iterator[str]:
-    """Where modules come from."""
+    """Where modules come from; our own also where they were found from the current directory (``python -c``)."""
+    yield os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     yield from (os.path.abspath(entry) for entry in sys.path if entry != "")
 
 

@@ -143,7 +143,7 @@ def living(mark: str) -> list[str]:
 
 
 def test_killed_before_a_call(tmp_path: Path) -> None:
-    """One call of several. Nothing stays in the kernel, and no process that waits to be let go; a command that had begun
+    """One call of several. Nothing stays in the kernel, no process waits to be let go, a command that had begun
     goes on."""
     command = ["sh", "-c", f"touch {tmp_path}/began; sleep 0.3; touch {tmp_path}/ended"]
     killed = 0
