@@ -29,7 +29,7 @@ SINCE = {
     "bloom filter": (lambda: features.map_type(MapType.BLOOM_FILTER), (6, 1)),
     "netfilter programs": (lambda: features.program("netfilter"), (6, 12)),
     "connect of AF_UNIX": (lambda: features.program("cgroup/connect_unix"), (6, 12)),
-    "struct_ops": (lambda: features.program("struct_ops"), (5, 10) if X86_64 else (6, 12)),
+    "struct_ops": (lambda: features.program("struct_ops"), (5, 10)),
     "struct_ops map": (lambda: features.map_type(MapType.STRUCT_OPS), (5, 10)),
     "user ring buffer": (lambda: features.map_type(MapType.USER_RINGBUF), (6, 1)),
     "d_path in lsm/file_open": (lambda: features.helper("d_path", "lsm/file_open"), (6, 1)),
