@@ -238,19 +238,19 @@ def test_a_hundred_thousand_events(browser: Browser, many: Path) -> None:
 def test_the_keyboard_reaches_everything(browser: Browser, many: Path) -> None:
     browser.open(many)
     browser.find("#tab-overview").send_keys(Keys.ARROW_RIGHT)
-    assert browser.run("return document.activeElement.id") == "tab-processes"
+    browser.until(lambda: browser.run("return document.activeElement.id") == "tab-processes")
     assert browser.find("#tab-processes").get_attribute("aria-selected") == "true"
     browser.press("5")
-    assert browser.find("#tab-events").get_attribute("aria-selected") == "true"
+    browser.until(lambda: browser.find("#tab-events").get_attribute("aria-selected") == "true")
     browser.press("/")
-    assert browser.run("return document.activeElement.id") == "query"
+    browser.until(lambda: browser.run("return document.activeElement.id") == "query")
     browser.press("module7/")
     browser.until(lambda: " of 100,000 events" in browser.text("#found"))
     browser.press(Keys.ARROW_DOWN)
     active = (
         "return (document.getElementById(document.activeElement.getAttribute('aria-activedescendant')) || {}).innerText"
     )
-    assert "module7/" in browser.run(active)
+    browser.until(lambda: "module7/" in (browser.run(active) or ""))
     first = browser.run(active)
     browser.press(Keys.END)
     browser.until(lambda: browser.run(active) and browser.run(active) != first)
@@ -258,12 +258,12 @@ def test_the_keyboard_reaches_everything(browser: Browser, many: Path) -> None:
         "const r = document.querySelector('.row.active').getBoundingClientRect();"
         "return r.top >= 0 && r.bottom <= innerHeight"
     )
-    assert browser.run(inside)
+    browser.until(lambda: browser.run(inside))
     browser.press(Keys.ENTER)
-    assert browser.find("#drawer").is_displayed()
-    assert "module7/" in browser.text("#drawer")
+    browser.until(lambda: browser.find("#drawer").is_displayed())
+    browser.until(lambda: "module7/" in browser.text("#drawer"))
     browser.press(Keys.ESCAPE)
-    assert not browser.find("#drawer").is_displayed()
+    browser.until(lambda: not browser.find("#drawer").is_displayed())
     assert browser.run("return document.activeElement.className") == "rows"
     browser.run("document.getElementById('query').value = ''")
     browser.search("")
