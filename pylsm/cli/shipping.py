@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pylsm.audit.session import Audit
     from pylsm.loader.bpf import Handle
 
-__all__ = ["Shipping"]
+__all__ = ["Shipping", "ourselves"]
 
 _START_SECONDS = 30.0
 #: Beyond the time to deliver the rest: until what delivers has ended.
@@ -82,7 +82,7 @@ class Shipping:
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, *_ourselves(), "ship", "--for-audit"],
+                [sys.executable, *ourselves(), "ship", "--for-audit"],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs, 0),
@@ -223,7 +223,7 @@ def _statistics() -> Handle | None:
         return None
 
 
-def _ourselves() -> list[str]:
+def ourselves() -> list[str]:
     """What makes an interpreter run pylsm: the module, or the archive that this process runs from."""
     archive = getattr(getattr(pylsm, "__loader__", None), "archive", None)
     return ["-m", "pylsm"] if archive is None else [archive]

@@ -13,7 +13,6 @@ import sys
 import threading
 from contextlib import suppress
 
-import pylsm
 from pylsm.cli import attach
 from pylsm.cli.status import REFUSED, say
 from pylsm.errors import PylsmError
@@ -120,11 +119,10 @@ class _Agent:
     """
 
     def __init__(self, options: Sequence[str], more: Sequence[str] = ()) -> None:
+        from pylsm.cli.shipping import ourselves
         from pylsm.recording.summary import shown as escape
 
-        archive = getattr(getattr(pylsm, "__loader__", None), "archive", None)
-        ourselves = ["-m", "pylsm"] if archive is None else [archive]
-        command = [sys.executable, *ourselves, "attach", *options, *more, "--format", "json", "--heartbeat", "1"]
+        command = [sys.executable, *ourselves(), "attach", *options, *more, "--format", "json", "--heartbeat", "1"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
