@@ -16,6 +16,7 @@ import pytest
 from cases.cli import pylsm
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install -e '.[test]'")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
@@ -71,14 +72,32 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
+    def on(self, selector: str, do: Callable[[Any], Any]) -> Any:
+        """What `do` gives for the element. The page draws itself anew at any time: one that has gone is found again."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return do(self.driver.find_element(By.CSS_SELECTOR, selector))
+            except StaleElementReferenceException:
+                assert time.monotonic() < deadline, selector
+
+    def keys(self, selector: str, *keys: str) -> None:
+        self.on(selector, lambda element: element.send_keys(*keys))
+
+    def click(self, selector: str) -> None:
+        self.on(selector, lambda element: element.click())
+
+    def attribute(self, selector: str, name: str) -> Any:
+        return self.on(selector, lambda element: element.get_attribute(name))
+
+    def shown(self, selector: str) -> bool:
+        return bool(self.on(selector, lambda element: element.is_displayed()))
 
     def text(self, selector: str = "body") -> str:
         return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
 
     def press(self, *keys: str) -> None:
-        self.driver.switch_to.active_element.send_keys(*keys)
+        self.keys(":focus", *keys)
 
     def tab(self, name: str) -> None:
         self.run("document.getElementById('tab-' + arguments[0]).click()", name)
@@ -237,11 +256,11 @@ def test_a_hundred_thousand_events(browser: Browser, many: Path) -> None:
 
 def test_the_keyboard_reaches_everything(browser: Browser, many: Path) -> None:
     browser.open(many)
-    browser.find("#tab-overview").send_keys(Keys.ARROW_RIGHT)
+    browser.keys("#tab-overview", Keys.ARROW_RIGHT)
     browser.until(lambda: browser.run("return document.activeElement.id") == "tab-processes")
-    assert browser.find("#tab-processes").get_attribute("aria-selected") == "true"
+    browser.until(lambda: browser.attribute("#tab-processes", "aria-selected") == "true")
     browser.press("5")
-    browser.until(lambda: browser.find("#tab-events").get_attribute("aria-selected") == "true")
+    browser.until(lambda: browser.attribute("#tab-events", "aria-selected") == "true")
     browser.press("/")
     browser.until(lambda: browser.run("return document.activeElement.id") == "query")
     browser.press("module7/")
@@ -260,41 +279,41 @@ def test_the_keyboard_reaches_everything(browser: Browser, many: Path) -> None:
     )
     browser.until(lambda: browser.run(inside))
     browser.press(Keys.ENTER)
-    browser.until(lambda: browser.find("#drawer").is_displayed())
+    browser.until(lambda: browser.shown("#drawer"))
     browser.until(lambda: "module7/" in browser.text("#drawer"))
     browser.press(Keys.ESCAPE)
-    browser.until(lambda: not browser.find("#drawer").is_displayed())
-    assert browser.run("return document.activeElement.className") == "rows"
+    browser.until(lambda: not browser.shown("#drawer"))
+    browser.until(lambda: browser.run("return document.activeElement.className") == "rows")
     browser.run("document.getElementById('query').value = ''")
     browser.search("")
     browser.tab("files")
-    browser.find(".rows").send_keys(Keys.HOME)
+    browser.keys(".rows", Keys.HOME)
     before = browser.run("return document.querySelector('.rows').style.height")
     browser.press(Keys.ARROW_LEFT)
     browser.until(lambda: browser.run("return document.querySelector('.rows').style.height") != before)
-    assert browser.find(".row.active").get_attribute("aria-expanded") == "false"
+    browser.until(lambda: browser.attribute(".row.active", "aria-expanded") == "false")
     browser.press(Keys.ARROW_RIGHT)
     browser.until(lambda: browser.run("return document.querySelector('.rows').style.height") == before)
-    browser.find("#histogram").send_keys(Keys.ARROW_RIGHT)
-    assert browser.text("#found").endswith("of 100,000 events")
-    browser.find("#histogram").send_keys(Keys.ESCAPE)
-    assert browser.text("#found") == ""
+    browser.keys("#histogram", Keys.ARROW_RIGHT)
+    browser.until(lambda: browser.text("#found").endswith("of 100,000 events"))
+    browser.keys("#histogram", Keys.ESCAPE)
+    browser.until(lambda: browser.text("#found") == "")
 
 
 def test_a_part_of_the_time_and_a_process_can_be_chosen(browser: Browser, many: Path) -> None:
     browser.open(many)
-    area = browser.find("#histogram")
+    area = browser.on("#histogram", lambda element: element)
     actions = webdriver.ActionChains(browser.driver)
     actions.move_to_element_with_offset(area, -100, 0).click_and_hold().move_by_offset(60, 0).release().perform()
+    browser.until(lambda: browser.text("#found").endswith("of 100,000 events"))
     chosen = browser.text("#found")
-    assert chosen.endswith("of 100,000 events")
     assert 0 < int(chosen.split()[0].replace(",", "")) < 20_000
-    browser.find("#chips .chip").click()
-    assert browser.text("#found") == ""
+    browser.click("#chips .chip")
+    browser.until(lambda: browser.text("#found") == "")
     browser.tab("processes")
-    browser.find(".row").click()
-    browser.find("#drawer .acts button").click()
-    assert browser.text("#found") == "2,000 of 100,000 events"
+    browser.click(".row")
+    browser.click("#drawer .acts button")
+    browser.until(lambda: browser.text("#found") == "2,000 of 100,000 events")
 
 
 def luminance(colour: str) -> float:
