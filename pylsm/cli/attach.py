@@ -7,20 +7,18 @@ from contextlib import ExitStack
 
 from pylsm.audit import targets
 from pylsm.audit.session import Audit
-from pylsm.cli.follow import Follower
 from pylsm.cli.options import (
     SkipAudit,
     add_audit_options,
     announce,
     confine,
     enabled,
+    following,
     last_words,
     open_audit,
     open_shipping,
     pid,
-    renderer,
     service_manager,
-    timers,
     watching,
 )
 from pylsm.cli.signals import Signals
@@ -165,18 +163,7 @@ def _follow(
         shipping.started()
     seen = watching(options)
     manager = service_manager()
-    follower = Follower(
-        audit,
-        sink,
-        renderer(options),
-        signals,
-        options.stats,
-        options.heartbeat,
-        seen,
-        options.on_loss,
-        shipping,
-        timers(audit, shipping, manager),
-    )
+    follower = following(options, audit, sink, signals, seen, shipping, manager)
     held = audit.already_open() if options.already_open else []
     count = len(audit.family())
     whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"

@@ -9,7 +9,7 @@ import os
 from pylsm.audit.events import DEFAULT, Event, choose
 from pylsm.audit.session import Audit, UnavailableError
 from pylsm.cli.arguments import BadValue
-from pylsm.cli.follow import describe
+from pylsm.cli.follow import Follower, describe
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pylsm.audit.selection import Selection
     from pylsm.cli.notify import Notifier
     from pylsm.cli.shipping import Shipping
+    from pylsm.cli.signals import Signals
+    from pylsm.cli.sink import Sink
     from pylsm.cli.watch import Watch
 
 __all__ = [
@@ -32,13 +34,12 @@ __all__ = [
     "announce",
     "confine",
     "enabled",
+    "following",
     "last_words",
     "open_audit",
     "open_shipping",
     "pid",
-    "renderer",
     "service_manager",
-    "timers",
     "user",
     "watching",
 ]
@@ -419,7 +420,7 @@ def fields(text: str) -> tuple[str, ...]:
     return names
 
 
-def renderer(options: Namespace) -> Callable[[Event], str]:
+def _renderer(options: Namespace) -> Callable[[Event], str]:
     """The function that makes a line of an event."""
     form = options.format
     if options.heartbeat and form != "json":
@@ -573,16 +574,37 @@ def confine(options: Namespace, audit: Audit, *, signals: bool = False, shipping
     restrict(Needs(signals=signals, writable=writable, readable=readable), counts_are_there)
 
 
-def timers(
-    audit: Audit, shipping: Shipping | None, notifier: Notifier | None
-) -> list[tuple[float, Callable[[], object]]]:
-    """What to do every so often while events are followed."""
-    found: list[tuple[float, Callable[[], object]]] = []
+def following(
+    options: Namespace,
+    audit: Audit,
+    sink: Sink,
+    signals: Signals,
+    watch: Watch | None,
+    shipping: Shipping | None,
+    manager: Notifier | None,
+) -> Follower:
+    """What writes the events of an audit to all that the options name.
+
+    Raises:
+        PylsmError: the options contradict each other.
+    """
+    timers: list[tuple[float, Callable[[], object]]] = []  # what to do every so often
     if shipping is not None and shipping.metrics:
-        found.append((1.0, lambda: shipping.report(audit)))
-    if notifier is not None and notifier.period:
-        found.append((notifier.period, notifier.alive))
-    return found
+        timers.append((1.0, lambda: shipping.report(audit)))
+    if manager is not None and manager.period:
+        timers.append((manager.period, manager.alive))
+    return Follower(
+        audit,
+        sink,
+        _renderer(options),
+        signals,
+        options.stats,
+        options.heartbeat,
+        watch,
+        options.on_loss,
+        shipping,
+        timers,
+    )
 
 
 def service_manager() -> Notifier | None:

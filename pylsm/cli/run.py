@@ -12,19 +12,17 @@ from pylsm.audit.held import HeldProcess, execute
 from pylsm.audit.pidns import to_initial
 from pylsm.audit.session import Audit
 from pylsm.cli.arguments import REMAINDER, SUPPRESS
-from pylsm.cli.follow import Follower
 from pylsm.cli.options import (
     SkipAudit,
     add_audit_options,
     announce,
     confine,
     enabled,
+    following,
     last_words,
     open_audit,
     open_shipping,
-    renderer,
     service_manager,
-    timers,
     watching,
 )
 from pylsm.cli.signals import Signals
@@ -124,18 +122,7 @@ def _follow(
     whose = f" of user {child.who.name}" if child.who is not None else ""
     announce(audit, f"process {child.pid}{whose} before its first instruction", options.quiet)
     manager = service_manager()
-    follower = Follower(
-        audit,
-        sink,
-        renderer(options),
-        signals,
-        options.stats,
-        options.heartbeat,
-        watch,
-        options.on_loss,
-        shipping,
-        timers(audit, shipping, manager),
-    )
+    follower = following(options, audit, sink, signals, watch, shipping, manager)
     failed = child.release()
     if failed:
         return failed

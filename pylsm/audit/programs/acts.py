@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from pylsm.arch import with_registers
 from pylsm.asm import R0, R1, R3, R6, R8, R9, Asm, Label, Program, Register, View, u32, u64
-from pylsm.audit.maps import RING
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.hooks import Hook, at_entry
 from pylsm.audit.programs.syscalls import ignore_compat, socket_behind
@@ -129,13 +128,7 @@ def _reserve(probe: Probe, kind: int, layout: Record, kept: View) -> View:
     """r8 = a record with its header, in the ring; r9 is kept. Clobbers r0-r5."""
     a = probe.a
     a.stx(u64[kept], R9)
-    probe.number(R9)
-    a.call("ringbuf_reserve", RING, layout.size, 0)
-    with a.if_(R0, "==", 0):
-        probe.leave("lost")
-    a.mov(R8, R0)
-    record = a.view(R8, layout)
-    probe.header(record, kind, R9)
+    record = probe.reserve(layout, kind)
     a.ldx(R9, u64[kept])
     return record
 

@@ -10,15 +10,17 @@ import struct
 import sys
 from collections.abc import Sequence
 
-from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, Asm, Label, Register, View, u32, u64
+from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, Asm, Label, Register, View, u32, u64
 from pylsm.asm.typed import Field, Typed
-from pylsm.audit.maps import COUNTS, MARKS, SET, TRACED
+from pylsm.audit.maps import COUNTS, MARKS, RING, SET, TRACED
 from pylsm.audit.records import COUNTERS, SETTINGS, SOURCE_LSM, TGID
 from pylsm.btf import declare
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Final
+
+    from pylsm.record import Record
 
 __all__ = ["KERNEL", "RECORDED", "Probe", "count", "field_of", "find_traced", "leave_unmarked", "take_number"]
 
@@ -278,6 +280,18 @@ class Probe:
         The record is then sent, or counted as "lost"; no room for it may be reserved yet.
         """
         take_number(self.a, dst, self._slot, self.counted, atomics=self.marks)
+
+    def reserve(self, layout: Record, kind: int) -> View:
+        """r8 = a record with its header, reserved in the ring; r9 = its number. Clobbers r0-r5."""
+        a = self.a
+        self.number(R9)
+        a.call("ringbuf_reserve", RING, layout.size, 0)
+        with a.if_(R0, "==", 0):
+            self.leave("lost")
+        a.mov(R8, R0)
+        record = a.view(R8, layout)
+        self.header(record, kind, R9)
+        return record
 
     def header(self, record: View, kind: int, number: Register | None = None, *, numbered: bool = True) -> None:
         """Fill the header of a record; clobbers r0-r5.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pylsm.asm import R0, R1, R3, R6, R7, R8, R9, Asm, Program, u64
-from pylsm.audit.maps import RING
 from pylsm.audit.programs import texts
 from pylsm.audit.programs.common import KERNEL, Probe
 from pylsm.audit.programs.hooks import Hook
@@ -119,13 +118,7 @@ def record_exit(hook: Hook, variant: Variant, options: Options) -> Program:
     probe.read_task(R1, task.signal.live.counter, word)
     a.jne(R1, 0, thread)
     probe.require_traced()
-    probe.number(R9)
-    a.call("ringbuf_reserve", RING, EXIT.size, 0)
-    with a.if_(R0, "==", 0):
-        probe.leave("lost")
-    a.mov(R8, R0)
-    event = a.view(R8, EXIT)
-    probe.header(event, KIND_EXIT, R9)
+    event = probe.reserve(EXIT, KIND_EXIT)
     task = probe.current_task(R9)
     probe.read_task(R1, task.group_leader.start_boottime, word)
     a.stx(event.began, R1)
@@ -157,13 +150,7 @@ def record_fork(hook: Hook, variant: Variant, options: Options) -> Program:
     a.probe_load(R1, a.typed(R9, "task_struct").tgid, word)
     a.jeq(R1, R7, thread)
     probe.require_traced()
-    probe.number(R9)
-    a.call("ringbuf_reserve", RING, FORK.size, 0)
-    with a.if_(R0, "==", 0):
-        probe.leave("lost")
-    a.mov(R8, R0)
-    event = a.view(R8, FORK)
-    probe.header(event, KIND_FORK, R9)
+    event = probe.reserve(FORK, KIND_FORK)
     a.ldx(R9, u64[R6 + 8])
     child = a.typed(R9, "task_struct")
     a.probe_load(R1, child.tgid, word)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pylsm.arch import Architecture
-from pylsm.asm import R0, R1, R2, R3, R8, R9, Program, View, u16, u32, u64
-from pylsm.audit.maps import RING
+from pylsm.asm import R1, R2, R3, R8, R9, Program, View, u16, u32, u64
 from pylsm.audit.programs.common import Probe
 from pylsm.audit.programs.filters import require_destination
 from pylsm.audit.programs.hooks import LSM, Hook
@@ -83,13 +82,7 @@ def record_connect(probe: Probe, address: View, kind: int = KIND_CONNECT, option
     a.bind(write)
     if kind == KIND_CONNECT:
         require_destination(probe, address, options.filters)
-    probe.number(R9)
-    a.call("ringbuf_reserve", RING, CONNECT.size, 0)
-    with a.if_(R0, "==", 0):
-        probe.leave("lost")
-    a.mov(R8, R0)
-    event = a.view(R8, CONNECT)
-    probe.header(event, kind, R9)
+    event = probe.reserve(CONNECT, kind)
     a.ldx(R1, u16[address])
     a.stx(event.family, R1)
     a.ldx(R2, u16[address + 2])

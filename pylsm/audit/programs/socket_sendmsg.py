@@ -10,7 +10,7 @@ from __future__ import annotations
 from pylsm.arch import Architecture, with_registers
 from pylsm.asm import R0, R1, R2, R3, R6, R7, R8, R9, Address, Asm, Program, Register, View, u16, u32, u64
 from pylsm.asm.typed import Typed
-from pylsm.audit.maps import RING, SENT
+from pylsm.audit.maps import SENT
 from pylsm.audit.programs.common import KERNEL, Probe, field_of
 from pylsm.audit.programs.file_open import _getter
 from pylsm.audit.programs.filters import require_destination
@@ -235,13 +235,7 @@ def _record(probe: Probe, address: View, message: View, word: View, options: Opt
     probe.leave_if(R0, "!=", 0, "deduplicated")
 
     a.bind(once)
-    probe.number(R9)
-    a.call("ringbuf_reserve", RING, SENDTO.size, 0)
-    with a.if_(R0, "==", 0):
-        probe.leave("lost")
-    a.mov(R8, R0)
-    event = a.view(R8, SENDTO)
-    probe.header(event, KIND_SENDTO, R9)
+    event = probe.reserve(SENDTO, KIND_SENDTO)
     for offset in (0, 8):
         a.ldx(R1, u64[key["address"] + offset])
         a.stx(u64[event["address"] + offset], R1)
