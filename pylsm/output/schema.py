@@ -26,6 +26,20 @@ _HEARTBEAT = {
     **dict.fromkeys(Counts._fields, "a count, as `pylsm.audit.session.Counts` has it"),
     "next": "for each processor the sequence number of its next record",
 }
+#: What a sink puts in front of each line (`pylsm.ship.sinks.enrich`).
+_DELIVERED = {
+    "id": "the event's, by which a second delivery of it is told (only where a sink delivered it)",
+    "host": "the host's id, 32 hexadecimal digits (only where a sink delivered it)",
+    "host_name": "the host's name (only where a sink delivered it)",
+}
+#: What a sink delivers in the place of events that were lost on the way (`pylsm.ship.spool.loss`).
+_SPOOL_LOST = {
+    "time_ns": "Unix time in nanoseconds",
+    "reason": "why: dropped-oldest, dropped-newest, corrupt, rejected",
+    "count": "how many events",
+    "first": "number of the first of them in the spool",
+    "last": "number of the last",
+}
 _NULLABLE = re.compile(r"\bnull\b")
 _TIME = {"type": "string", "format": "date-time", "description": "the UTC time, with --timestamps"}
 
@@ -39,12 +53,13 @@ def schema(*, strict: bool = False) -> dict[str, Any]:
     """
     kinds = {row.name: _kind(row) for row in KINDS}
     kinds["heartbeat"] = _heartbeat()
+    kinds["spool_lost"] = _spool_lost()
     names: dict[str, Any] = {"type": "string"}
     if strict:
         names["enum"] = list(kinds)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A line of pylsm --format json",
+        "title": "A line of pylsm --format json, or of a sink",
         "type": "object",
         "required": ["version", "event", "time_ns"],
         "properties": {
@@ -65,7 +80,12 @@ def schema(*, strict: bool = False) -> dict[str, Any]:
 def _kind(row: type[Event]) -> dict[str, Any]:
     blank = row.make(**({row.layout.tail_name: b""} if row.layout.tail_name else {}))
     values = to_dict(blank)
-    properties: dict[str, Any] = {"version": {"const": VERSION}, "event": {"const": row.name}, "time": _TIME}
+    properties: dict[str, Any] = {
+        "version": {"const": VERSION},
+        "event": {"const": row.name},
+        "time": _TIME,
+        **_delivered(),
+    }
     for field in (*COMMON, *row.fields):
         if field.name == "event":
             continue
@@ -94,13 +114,30 @@ def _field(field: Field, value: object) -> dict[str, Any]:
 
 
 def _heartbeat() -> dict[str, Any]:
-    types: dict[str, Any] = {"session": "string", "final": "boolean", "continued": "boolean", "next": "array"}
-    properties = {
-        name: {"type": types.get(name, "integer"), "description": meaning} for name, meaning in _HEARTBEAT.items()
+    types = {"session": "string", "final": "boolean", "continued": "boolean", "next": "array"}
+    kind = _said(
+        "heartbeat",
+        "how many event lines were written before it, and what the kernel counted so far",
+        _HEARTBEAT,
+        types,
+    )
+    kind["properties"]["next"]["items"] = {"type": "integer"}
+    return kind
+
+
+def _spool_lost() -> dict[str, Any]:
+    return _said("spool_lost", "events that were lost between the spool and a sink", _SPOOL_LOST, {"reason": "string"})
+
+
+def _said(name: str, description: str, meanings: dict[str, str], types: dict[str, str]) -> dict[str, Any]:
+    """The schema of a line that pylsm says of itself: its fields, integers but for those in ``types``."""
+    properties: dict[str, Any] = {
+        field: {"type": types.get(field, "integer"), "description": meaning} for field, meaning in meanings.items()
     }
-    properties["next"]["items"] = {"type": "integer"}
-    return {
-        "description": "how many event lines were written before it, and what the kernel counted so far",
-        "properties": {"version": {"const": VERSION}, "event": {"const": "heartbeat"}, **properties},
-        "required": ["version", "event", *properties],
-    }
+    own: dict[str, Any] = {"version": {"const": VERSION}, "event": {"const": name}}
+    required = ["version", "event", *properties]
+    return {"description": description, "properties": {**own, **_delivered(), **properties}, "required": required}
+
+
+def _delivered() -> dict[str, Any]:
+    return {name: {"type": "string", "description": meaning} for name, meaning in _DELIVERED.items()}

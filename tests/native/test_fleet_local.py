@@ -18,12 +18,15 @@ import pytest
 from cases.cli import PYLSM, Running, pylsm
 from cases.fleet import Spool, finish, kill
 from cases.lab import checked, eventually, libc
+from jsonschema import Draft202012Validator
 
 from pylsm.audit.targets import descendants
+from pylsm.output.schema import schema
 
 pytestmark = pytest.mark.root
 
 _CONNECTS = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+SCHEMA = Draft202012Validator(schema(strict=True))
 #: An event each time, for as long as it is let, or so often.
 BUSY = (sys.executable, "-c", _CONNECTS + "while True: s.connect(('127.0.0.1', 9))")
 TWELVE_THOUSAND = (sys.executable, "-c", _CONNECTS + "for n in range(12_000): s.connect(('127.0.0.1', 9))")
@@ -45,6 +48,8 @@ def objects(path: Path) -> list[dict[str, Any]]:
 
 def accounted(delivered: list[dict[str, Any]]) -> int:
     """Every number of the spool is that of an event, or in a loss that is told; how many are lost."""
+    for event in delivered[:100] + delivered[-100:] + [event for event in delivered if event["event"] == "spool_lost"]:
+        SCHEMA.validate(event)
     following, lost = 1, 0
     for event in delivered:
         first, *last = map(int, event["id"].split("-")[1:])

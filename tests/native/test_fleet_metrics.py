@@ -68,6 +68,7 @@ def test_metrics_and_health(place: Path) -> None:
 
 
 def test_bad_addresses(place: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="needs the extra `sinks`")
     assert "is no address to listen at" in pylsm("run", "--metrics", "x", "--", "true").stderr
     assert "--metrics is with --sink or --spool" in pylsm("run", "--metrics", "9464", "--", "true").stderr
     with socket.create_server(("127.0.0.1", 0)) as taken:
