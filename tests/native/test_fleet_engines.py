@@ -20,6 +20,10 @@ from cases.cli import PYLSM, pylsm
 from cases.fleet import MANY, Server, Spool, authority, events, finish, free_port, listening, restart_and_outage
 from cases.lab import eventually
 
+from pylsm.audit.events import FileOpen
+from pylsm.output import jsonl
+from pylsm.ship.spool import SpoolWriter
+
 pytestmark = pytest.mark.root
 
 REMOTE = "/lib/systemd/systemd-journal-remote"
@@ -80,6 +84,24 @@ def test_nats(place: Path) -> None:
         messages = stored(port)
         spool.check(messages)
         assert len(messages) == MANY  # the stream drops what comes twice
+
+
+def test_nats_order_around_an_event_that_is_too_large(place: Path) -> None:
+    """What it does not take is told in its place: nothing behind it comes first."""
+    pytest.importorskip("nats", reason="needs the extra `sinks`")
+    spool, port = Spool(place / "spool", 10), free_port()
+    large = jsonl.render(FileOpen.make(path=b"/" + b"x" * 2000, granted=1, time=10**18, comm=b"worker")).encode()
+    writer = SpoolWriter(spool.directory, 1 << 30, "drop-oldest")
+    writer.append([large])
+    writer.close()
+    spool.add(10)
+    (place / "nats.conf").write_text("max_payload: 1000\n")
+    with nats_server(place, port, "-c", place / "nats.conf"):
+        err = finish(spool.ship(f"nats://127.0.0.1:{port}?create=yes"))
+        assert "the event is larger than it takes (1000 bytes)" in err
+        told = [json.loads(message) for message in stored(port)]
+    assert [int(event["id"].split("-")[1]) for event in told] == list(range(1, 22))
+    assert [(event["count"], event["reason"]) for event in told if event["event"] == "spool_lost"] == [(1, "rejected")]
 
 
 def test_a_fleet_in_simulation(place: Path) -> None:
