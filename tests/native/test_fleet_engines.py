@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +87,35 @@ def test_nats(place: Path) -> None:
         assert len(messages) == MANY  # the stream drops what comes twice
 
 
-def test_nats_order_around_an_event_that_is_too_large(place: Path) -> None:
-    """What it does not take is told in its place: nothing behind it comes first."""
-    pytest.importorskip("nats", reason="needs the extra `sinks`")
-    spool, port = Spool(place / "spool", 10), free_port()
-    large = jsonl.render(FileOpen.make(path=b"/" + b"x" * 2000, granted=1, time=10**18, comm=b"worker")).encode()
+def with_a_large_event(directory: Path, size: int) -> Spool:
+    """Ten events, one of at least so many bytes, ten more."""
+    spool = Spool(directory, 10)
+    large = jsonl.render(FileOpen.make(path=b"/" + b"x" * size, granted=1, time=10**18, comm=b"worker"))
     writer = SpoolWriter(spool.directory, 1 << 30, "drop-oldest")
-    writer.append([large])
+    writer.append([large.encode()])
     writer.close()
     spool.add(10)
+    return spool
+
+
+def told_in_its_place(messages: list[bytes]) -> None:
+    """The large one is, as lost; nothing behind it came first."""
+    events = [json.loads(message) for message in messages]
+    assert [int(event["id"].split("-")[1]) for event in events] == list(range(1, 22))
+    assert [(event["count"], event["reason"]) for event in events if event["event"] == "spool_lost"] == [
+        (1, "rejected")
+    ]
+
+
+def test_nats_order_around_an_event_that_is_too_large(place: Path) -> None:
+    pytest.importorskip("nats", reason="needs the extra `sinks`")
+    port = free_port()
+    spool = with_a_large_event(place / "spool", 2000)
     (place / "nats.conf").write_text("max_payload: 1000\n")
     with nats_server(place, port, "-c", place / "nats.conf"):
         err = finish(spool.ship(f"nats://127.0.0.1:{port}?create=yes"))
         assert "the event is larger than it takes (1000 bytes)" in err
-        told = [json.loads(message) for message in stored(port)]
-    assert [int(event["id"].split("-")[1]) for event in told] == list(range(1, 22))
-    assert [(event["count"], event["reason"]) for event in told if event["event"] == "spool_lost"] == [(1, "rejected")]
+        told_in_its_place(stored(port))
 
 
 def test_a_fleet_in_simulation(place: Path) -> None:
@@ -146,15 +160,15 @@ while True: producer.poll(1)
 """
 
 
-def test_kafka_against_its_mock(place: Path) -> None:
+@contextmanager
+def mock_broker() -> Iterator[tuple[subprocess.Popen[str], int, list[Any]]]:
+    """The mock, its port, and the messages of the topic "pylsm" as they come."""
     kafka = pytest.importorskip("confluent_kafka", reason="needs the extra `sinks`")
-    spool = Spool(place / "spool")
     broker = subprocess.Popen(
         [sys.executable, "-c", MOCK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert broker.stdout
     port = int(broker.stdout.readline())
-    url = f"kafka://127.0.0.1:{port}/pylsm"
     messages: list[Any] = []
     ended = threading.Event()
 
@@ -172,7 +186,19 @@ def test_kafka_against_its_mock(place: Path) -> None:
         asking = kafka.Producer({"bootstrap.servers": f"127.0.0.1:{port}"})
         partitions = list(asking.list_topics("pylsm", timeout=20).topics["pylsm"].partitions)  # makes it
         reader.start()
-        process = spool.ship(url)
+        yield broker, port, messages
+    finally:
+        ended.set()
+        if reader.ident is not None:
+            reader.join()
+        broker.kill()
+        broker.wait()
+
+
+def test_kafka_against_its_mock(place: Path) -> None:
+    with mock_broker() as (broker, port, messages):
+        spool = Spool(place / "spool")
+        process = spool.ship(f"kafka://127.0.0.1:{port}/pylsm")
         for part in (0.2, 0.5):
             spool.until(part, process)
             broker.send_signal(signal.SIGSTOP)
@@ -182,13 +208,15 @@ def test_kafka_against_its_mock(place: Path) -> None:
         assert eventually(lambda: len(messages) >= MANY, 30), len(messages)
         assert len({message.partition() for message in messages}) == 1
         spool.check([message.value() for message in messages])
-    finally:
-        ended.set()
-        reader.join()
-        broker.kill()
-        broker.wait()
-    assert check(url).startswith("NO  down: ")
-    assert "it names no topic" in pylsm("ship", "--check", "--sink", f"kafka://127.0.0.1:{port}").stderr
+
+
+def test_kafka_order_around_an_event_that_is_too_large(place: Path) -> None:
+    with mock_broker() as (_, port, messages):
+        spool = with_a_large_event(place / "spool", 1_030_000)
+        err = finish(spool.ship(f"kafka://127.0.0.1:{port}/pylsm"))
+        assert "is left out" in err
+        assert eventually(lambda: len(messages) >= 21, 30), len(messages)
+        told_in_its_place([message.value() for message in messages])
 
 
 # ---- OTLP ------------------------------------------------------------------------------------------------------------

@@ -127,7 +127,10 @@ class Kafka(Sink):
 
     def send(self, batch: Sequence[Item]) -> int:
         """Produce all, and wait for every acknowledgement."""
-        answers: list[Any] = [_PENDING] * len(batch)
+        from confluent_kafka import KafkaException
+
+        answers: list[Any] = []
+        refused: Any = None
         key = self._identity.host.encode()
 
         def told(index: int) -> Any:
@@ -138,9 +141,13 @@ class Kafka(Sink):
 
         for index, item in enumerate(batch):
             event_id = self._identity.event_id(item.first, item.last).encode()
-            self._producer.produce(
-                self._topic, enrich(self._identity, item), key, headers={"id": event_id}, on_delivery=told(index)
-            )
+            line = enrich(self._identity, item)
+            try:
+                self._producer.produce(self._topic, line, key, headers={"id": event_id}, on_delivery=told(index))
+            except KafkaException as error:  # the library itself does not take it; what is behind it waits its turn
+                refused = error.args[0]
+                break
+            answers.append(_PENDING)
             self._producer.poll(0)
         self._producer.flush(_TIMEOUT_SECONDS + 2)
         for accepted, answer in enumerate(answers):
@@ -152,6 +159,8 @@ class Kafka(Sink):
                     problem.accepted = accepted
                     raise problem
                 raise self._explain(answer, accepted)
+        if refused is not None:
+            raise self._explain(refused, len(answers))
         self._problem = None
         return 0
 
