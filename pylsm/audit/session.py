@@ -676,6 +676,11 @@ class Audit:
         return self._decoder.leaked
 
     @property
+    def taken(self) -> int:
+        """Bytes of records taken out of the ring since it was made, their headers included."""
+        return self._ring.consumed
+
+    @property
     def ring_fill(self) -> tuple[int, int]:
         """(bytes that wait in the ring, its size)."""
         return self._ring.pending, self._ring.size

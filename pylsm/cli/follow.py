@@ -33,11 +33,72 @@ _LEAK_SECONDS = 10.0
 #: How often it is looked whether events were lost, while they come, in seconds; if that is reason to end, each time.
 _LOSS_SECONDS = 10.0
 
-_BIG_BATCH = 4096
+#: Events that are written at a time: between two batches the ring is emptied.
+_BATCH = 1024
+#: How many bytes of records may wait in memory to be written (as events they take up to twice as much).
+_MOST_WAITING = 32 << 20
 #: How often a heartbeat goes to the spool if none are asked for, in seconds: it tells of losses in the kernel.
 _SPOOL_HEARTBEAT_SECONDS = 60.0
 #: How long to wait for room in a spool that is full, in seconds.
 _ROOM_SECONDS = 0.05
+
+
+class _Backlog:
+    """Events of the audit that wait to be written.
+
+    A line takes several times as long as a record, and who reads the lines may take longer still: if the ring were read
+    only once all that came out of it before is written, it would overflow in a burst. So it is emptied between batches,
+    and the burst waits here.
+
+    Args:
+        audit: the running audit.
+        most: no further records are taken out of the ring while so many bytes of them wait here.
+    """
+
+    def __init__(self, audit: Audit, most: int) -> None:
+        self._audit = audit
+        self._most = most
+        self._reads: list[tuple[list[Event], int]] = []  # what was read at a time, and its bytes in the ring
+        self._done = 0  # events of the first of them that were taken
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._reads)
+
+    @property
+    def full(self) -> bool:
+        """Whether `fill` does nothing, so that records stay in the ring."""
+        return self._bytes > self._most
+
+    def fill(self) -> None:
+        """Empty the ring, unless too much waits already."""
+        if self.full:
+            return
+        before = self._audit.taken
+        self.add(self._audit.read(), self._audit.taken - before)
+
+    def add(self, events: list[Event], size: int = 0) -> None:
+        """More events, of ``size`` bytes."""
+        if events:
+            if self._reads and len(self._reads[-1][0]) < _BATCH:
+                earlier, bytes_before = self._reads.pop()
+                events, size = earlier + events, bytes_before + size
+                self._bytes -= bytes_before
+            self._reads.append((events, size))
+            self._bytes += size
+
+    def take(self) -> list[Event]:
+        """The oldest `_BATCH` events, or those that were read with the oldest if they are fewer."""
+        if not self._reads:
+            return []
+        events, size = self._reads[0]
+        batch = events[self._done : self._done + _BATCH]
+        self._done += len(batch)
+        if self._done >= len(events):
+            del self._reads[0]
+            self._bytes -= size
+            self._done = 0
+        return batch
 
 
 class Follower:
@@ -73,6 +134,9 @@ class Follower:
         timers: Sequence[tuple[float, Callable[[], object]]] = (),
     ) -> None:
         self._audit = audit
+        # In the ring of a pinned audit it is safe when this process is killed; and what waits for the disk comes first.
+        kept = audit.pinned is not None or (shipping is not None and shipping.synchronous)
+        self._backlog = _Backlog(audit, 0 if kept else _MOST_WAITING)
         self._sink = sink
         self._render = render
         self._signals = signals
@@ -115,9 +179,10 @@ class Follower:
         gc.freeze()
         gc.enable()
         poll = select.poll()
-        poll.register(self._audit.fileno(), select.POLLIN)
+        ring, listening = self._audit.fileno(), select.POLLIN
+        poll.register(ring, listening)
         poll.register(self._signals.fileno(), select.POLLIN)
-        reader = self._sink.watched
+        sink, reader = self._sink, self._sink.watched
         if reader is not None:
             poll.register(reader, 0)  # POLLERR comes unasked when the reader is gone
         waited = set(watch)
@@ -126,8 +191,11 @@ class Follower:
         shipping = self._shipping
         while True:
             room = shipping is None or shipping.room
+            sink.flush(wait=False)
             if room:
-                self._write(self._audit.read())
+                self._backlog.fill()
+                if not sink.waiting:
+                    self._write(self._backlog.take())
             if self.lossy:
                 return
             for number in self._signals.take():
@@ -141,7 +209,8 @@ class Follower:
                 self.report()
                 self._next_stats = time.monotonic() + self._stats_seconds
             if self._heartbeat_seconds and time.monotonic() >= self._next_heartbeat:
-                self._beat()
+                if not sink.waiting:  # what nobody reads is no sign of life
+                    self._beat()
                 self._next_heartbeat = time.monotonic() + self._heartbeat_seconds
             for timer in self._timers:
                 if time.monotonic() >= timer[0]:
@@ -156,33 +225,46 @@ class Follower:
             if due:
                 left = max(0.0, min(due) - time.monotonic())
                 timeout = left if timeout is None else min(timeout, left)
-            if not room:  # what finds no room in the ring is counted by the kernel
-                poll.unregister(self._audit.fileno())
+            listen = select.POLLIN if room and not self._backlog.full else 0
+            if listen != listening:  # what finds no room in the ring is counted by the kernel
+                listening = listen
+                poll.register(ring, listen)
+            if not room:
                 timeout = _ROOM_SECONDS
-            for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
-                if fd == reader:
-                    raise self._sink.gone()
+            elif self._backlog and not sink.waiting:
+                timeout = 0
+            held_up = sink.waiting
+            if held_up:
+                poll.register(sink.fd, select.POLLOUT)
+            found = poll.poll(None if timeout is None else timeout * 1000)
+            if held_up:
+                poll.unregister(sink.fd) if reader is None else poll.register(reader, 0)
+            for fd, what in found:
+                if fd == reader and what & ~select.POLLOUT:
+                    raise sink.gone()
                 if fd in waited:
                     poll.unregister(fd)
                     waited.discard(fd)
-            if not room:
-                poll.register(self._audit.fileno(), select.POLLIN)
 
     def tell(self, events: list[Event]) -> None:
         """Write events that were not recorded, and are in no count."""
         if events:
             if self._shipping is not None:
                 self._shipping.write_events(events)
-            self._sink.write([self._render(event) for event in events])
+            self._sink.write([self._render(event) for event in events], wait=False)
             if self._watch is not None:
                 self._watch.add(events)
 
     def finish(self) -> None:
         """Detach, write what was still in the ring."""
-        self._write(self._audit.stop())
+        self._backlog.add(self._audit.stop())
+        while self._backlog:
+            self._sink.flush()
+            self._write(self._backlog.take())
         if self._exit_on_loss:
             self._look_for_losses()
         self._beat(final=True)
+        self._sink.flush()
 
     def _beat(self, final: bool = False) -> None:
         """Write a heartbeat, if they are asked for."""
@@ -202,7 +284,7 @@ class Follower:
         if self._shipping is not None:
             self._shipping.write([line])
         if self._beats_are_shown:
-            self._sink.write([line])
+            self._sink.write([line], wait=False)
         self._heartbeats += 1
 
     def report(self) -> None:
@@ -210,15 +292,14 @@ class Follower:
         say(describe(self._audit.counts()))
 
     def _write(self, events: list[Event]) -> None:
-        render = self._render
-        for start in range(0, len(events), _BIG_BATCH):
-            batch = events[start : start + _BIG_BATCH]
+        if events:
             if self._shipping is not None:
-                self._shipping.write_events(batch)
-            self._sink.write([render(event) for event in batch])
-        self._events += len(events)
-        if self._watch is not None:
-            self._watch.add(events)
+                self._shipping.write_events(events)
+            render = self._render
+            self._sink.write([render(event) for event in events], wait=False)
+            self._events += len(events)
+            if self._watch is not None:
+                self._watch.add(events)
         if events and time.monotonic() >= self._next_loss_check:
             self._look_for_losses()
         leaked = self._audit.leaked

@@ -129,6 +129,11 @@ class Shipping:
         return (self.directory,)
 
     @property
+    def synchronous(self) -> bool:
+        """What is written is on the disk before more is read."""
+        return self._writer.synchronous
+
+    @property
     def room(self) -> bool:
         """Whether events may be read."""
         return self._writer.room()

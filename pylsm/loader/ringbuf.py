@@ -129,6 +129,11 @@ class RingBuffer:
         return self._data
 
     @property
+    def consumed(self) -> int:
+        """Bytes of records (headers included) that were handed out since the ring was made."""
+        return self._consumer[0]
+
+    @property
     def pending(self) -> int:
         """Bytes between the two positions: records (headers included) that are finished or being written."""
         return self._producer[0] - self._consumer[0]

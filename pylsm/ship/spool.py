@@ -136,6 +136,7 @@ class SpoolWriter:
     Attributes:
         next: the number that the next record gets.
         dropped: events that found no room here so far ("drop-newest", or a full disk).
+        synchronous: as ``sync``.
 
     Raises:
         SpoolError: another process writes to it.
@@ -146,7 +147,7 @@ class SpoolWriter:
         self._limit = max(limit, LEAST_BYTES)
         self._segment_bytes = min(max(self._limit // 8, _SMALLEST_SEGMENT), _LARGEST_SEGMENT)
         self._policy = policy
-        self._sync = sync
+        self.synchronous = sync
         self._fd = -1
         self._written = 0  # to the segment that is open
         self._dropping = False  # since the last record
@@ -194,7 +195,7 @@ class SpoolWriter:
                 self._drop(len(lines) - written)
                 break
             written += count
-        if self._sync and written:
+        if self.synchronous and written:
             os.fdatasync(self._fd)
         return written
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cases.cli import PYLSM, Opener, Running, nothing_left, pylsm
@@ -20,7 +23,7 @@ from cases.lab import eventually
 
 from pylsm.asm import MapSpec, MapType
 from pylsm.audit import maps
-from pylsm.loader import Map
+from pylsm.loader import Map, RingBuffer
 
 pytestmark = pytest.mark.root
 
@@ -418,6 +421,39 @@ def test_a_ring_that_another_tool_owns(pin: Path, tmp_path: Path) -> None:
         status, out, _ = running.finish(signal.SIGINT)
         assert status == 0
         assert len(out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("output", ["pipe", "terminal"])
+def test_what_nobody_reads_yet_waits_in_memory(output: str, pin: Path, tmp_path: Path) -> None:
+    """Many times what the ring and a pipe hold is recorded while whoever reads the lines does not."""
+    rounds, each = 50, 100
+    with Map.create(maps.RING.resized(1 << 15)) as ring, RingBuffer(ring) as records, Opener() as opener:
+        ring.pin(pin)
+        options: dict[str, Any] = {}
+        if output == "terminal":
+            screen, options["stdout"] = pty.openpty()
+        running = Running("attach", "--ringbuf", pin, "-p", opener.pid, "--color", "never", **options)
+        for number in range(rounds):
+            opener.open(*[tmp_path / f"{number}-{n}" for n in range(each)])
+            eventually(lambda: not records.pending)
+        running.signal(signal.SIGUSR1)  # and it listens meanwhile
+        running.wait_for(f"recorded {rounds * each}, deduplicated 0, lost 0")
+        if output == "terminal":
+            running.signal(signal.SIGINT)
+            os.close(options["stdout"])
+            shown = b""
+            with suppress(OSError):  # EIO: the other side is closed
+                while chunk := os.read(screen, 1 << 16):
+                    shown += chunk
+            os.close(screen)
+            out = shown.decode().replace("\r", "")
+            status, _, err = running.finish()
+        else:
+            status, out, err = running.finish(signal.SIGINT)
+        assert status == 0
+        assert f"recorded {rounds * each}, deduplicated 0, lost 0" in err
+        names = [line.rpartition("/")[2] for line in out.splitlines()]
+        assert names == [f"{number}-{n}" for number in range(rounds) for n in range(each)]
 
 
 @pytest.mark.parametrize("option", ["--traced-map", "--ringbuf"])

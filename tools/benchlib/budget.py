@@ -4,6 +4,8 @@
 often and briefly, so that the timer interrupts some of the runs only: the fewest instructions are those of a run that
 nothing interrupted, and they are the same each time.
 
+A burst of opens, which is never to be more than the reader takes, is run besides: nothing of it may be lost.
+
 A change that costs more raises its budget here, in the same commit, and says why. One that costs less lowers it.
 """
 
@@ -13,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+from tools.benchlib import burst
 from tools.benchlib.hooks import WORKLOADS, Opened, attached, empty, loaded
 from tools.benchlib.work import Work, make_files
 
@@ -63,6 +66,10 @@ def main(arguments: list[str]) -> int:
         print(f"{cell}: {found[cell]:.1f} instructions over an empty program, budget {limit}")
         if abs(found[cell] - limit) > spread:
             wrong.append(f"{cell}: {found[cell]:.0f} instructions, not {limit} ± {spread}: COSTS")
+    for name, counts in burst.measure(work, burst.BURSTS[-1:]).items():
+        print(f"a burst, {name}: {counts['recorded']:,} of {counts['opens']:,} recorded, {counts['lost']:,} lost")
+        if (counts["recorded"], counts["lines"], counts["lost"]) != (burst.OPENS, burst.OPENS, 0):
+            wrong.append(f"a burst, {name}: {counts}")
     for each in wrong:
         print(f"budget: {each}", file=sys.stderr)
     if wrong:

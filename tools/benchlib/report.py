@@ -96,10 +96,11 @@ def _reader(result: dict[str, Any]) -> dict[str, str]:
 
 def _burst(result: dict[str, Any]) -> dict[str, str]:
     groups = [
-        (where, [("recorded", float(each["recorded"])), ("lost", float(each["lost"]))])
-        for where, each in result.items()
+        (f"{where}: {number}", [(key, float(each[key])) for key in ("recorded", "lost")])
+        for where, bursts in result.items()
+        for number, each in enumerate(bursts.values(), 1)
     ]
-    return {"burst": bars("A burst of opens", groups, "records")}
+    return {"burst": bars("Bursts of opens, in the order of the table", groups, "records")}
 
 
 def _peers(result: dict[str, Any]) -> dict[str, str]:

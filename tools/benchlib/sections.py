@@ -119,12 +119,12 @@ def _burst(plan: Plan) -> Any:
     from tools.benchlib import burst
 
     work = plan.programs["work"]
-    found = {
-        "this kernel": burst.measure(work),
-        "machine, 2 processors": machine.run("burst", [work], files=[work], icount=False, cpus=2, memory=2048),
-    }
+    found = {"this kernel": burst.measure(work)}
+    machines: dict[str, dict[str, Any]] = {"2 processors": {"icount": False, "cpus": 2}}
     if not plan.quick:
-        found["machine, 1 processor, --icount"] = machine.run("burst", [work], files=[work], memory=2048)
+        machines["1 processor, --icount"] = {}
+    for name, how in machines.items():
+        found[f"machine, {name}"] = machine.run("burst", [work], files=[work], memory=2048, **how)["bursts"]
     return found
 
 

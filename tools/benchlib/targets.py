@@ -106,6 +106,7 @@ def _reader(result: dict[str, Any]) -> Iterator[Verdict]:
 
 
 def _burst(result: dict[str, Any]) -> Iterator[Verdict]:
-    for where, each in result.items():
-        if "lost" in each:
-            yield Verdict("burst", f"records lost of {each['opens']:,} opens, {where}", each["lost"], 0, "")
+    for where, bursts in result.items():
+        lost = sum(each["lost"] for each in bursts.values())
+        opens = sum(each["opens"] for each in bursts.values())
+        yield Verdict("burst", f"records lost, {len(bursts)} bursts of together {opens:,} opens, {where}", lost, 0, "")

@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["BYTES", "Work", "make_files"]
+__all__ = ["BYTES", "FOLDER", "Work", "make_files"]
 
 #: workload → the byte that starts it
 BYTES = {"same": b"s", "new": b"n", "again": b"a", "connect": b"c"}
+FOLDER = "/tmp/work"
 
 
 class Work:
@@ -20,11 +21,14 @@ class Work:
         program: the built ``work``.
         rounds: system calls (open and close count as one) in a run.
         wrap: a command to run it under, such as strace.
+        folder: where its files are.
     """
 
-    def __init__(self, program: Path, rounds: int, wrap: Sequence[str] = ()) -> None:
+    def __init__(self, program: Path, rounds: int, wrap: Sequence[str] = (), folder: str = FOLDER) -> None:
         command = [*wrap, str(program), "all", str(rounds)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, "WORK": folder}
+        )
         self.pid = self._process.pid
 
     def start(self, workload: str) -> None:
@@ -55,7 +59,7 @@ class Work:
         self.close()
 
 
-def make_files(program: Path, count: int) -> None:
+def make_files(program: Path, count: int, folder: str = FOLDER) -> None:
     """The files that the workload "new" opens."""
-    os.makedirs("/tmp/work", exist_ok=True)
-    subprocess.run([program, "make", str(count)], check=True)
+    os.makedirs(folder, exist_ok=True)
+    subprocess.run([program, "make", str(count)], check=True, env={**os.environ, "WORK": folder})

@@ -1,6 +1,6 @@
 // Workloads: work NAME ROUNDS. Each byte on standard input starts a repetition, which prints nanoseconds per round:
 // s opens one file again and again, n opens files never opened before, a opens those of n again, c connects a UDP
-// socket; g is the workload NAME. `work make ROUNDS` makes the files that n needs.
+// socket; g is the workload NAME. `work make ROUNDS` makes the files that n needs, in $WORK or /tmp/work.
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -18,11 +18,13 @@ static long long now(void)
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+static const char *folder = "/tmp/work";
+
 static void numbered(int number, int flags)
 {
-	char path[64];
+	char path[512];
 
-	sprintf(path, "/tmp/work/f%06d", number);
+	sprintf(path, "%s/f%06d", folder, number);
 	close(open(path, flags, 0600));
 }
 
@@ -34,6 +36,8 @@ int main(int argc, char **argv)
 	char byte;
 	long long start;
 
+	if (getenv("WORK"))
+		folder = getenv("WORK");
 	if (!strcmp(name, "make")) {
 		for (i = 0; i < rounds; i++)
 			numbered(i, O_CREAT | O_RDWR);
