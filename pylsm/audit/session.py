@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pylsm.audit.kernel_filters import KernelFilters
     from pylsm.audit.pinned import PinnedAudit
     from pylsm.audit.selection import Selection
+    from pylsm.audit.shipped import Shipped
     from pylsm.btf import Btf
     from pylsm.loader.image import Image, MapImage
 
@@ -120,6 +121,7 @@ class Audit:
         events: names of the kinds of events that were asked for.
         unseen: those of them that no program of `source` can record on this kernel.
         variant: which `Variant` of it this kernel took.
+        shipped: names of the images that were made of what the installation brings along (`pylsm.audit.shipped`).
         refused: reasons by name of the better sources that could not be used.
         continued: it was another process's before (`adopt`); `counts` has that one's too.
         selected: pids, as /proc shows them here, of those that matched ``select`` at the start.
@@ -176,6 +178,8 @@ class Audit:
         self._decoder = Decoder()
         self._backlog: list[Event] = []
         self._cache = Cache()
+        self._shipped: Shipped | None = None
+        self.shipped: list[str] = []
         self._prepared: list[tuple[str, Sequence[object], Image]] = []
         self._walkers: Object | None = None
         self._walker_names: set[str] = set()
@@ -425,10 +429,13 @@ class Audit:
         return {name: there[name] for name in used if name in there}
 
     def _image(self, plan: Plan, part: str, programs: Callable[[], list[Program]]) -> Image:
-        """The prepared programs, from the cache or made and proved now; what is made is kept by `settle`."""
+        """The prepared programs, from the cache, or brought along, or made and proved now; `settle` keeps them."""
         request = (part, *plan)
         name = f"{plan.name}-{part}"
         image = self._cache.load(name, request) if self._btf is None else None
+        if image is not None:
+            return image
+        image = self._brought().programs(plan, part) if self._btf is None else None
         if image is None:
             from pylsm.audit.proof import require_observe_only
             from pylsm.loader.prepare import prepare
@@ -436,18 +443,29 @@ class Audit:
             made = programs()
             require_observe_only(made, self._btf)
             image = prepare(made, btf=self._btf)
-            if self._btf is None:
-                self._prepared.append((name, request, image))
+        else:
+            self.shipped.append(name)
+        if self._btf is None:
+            self._prepared.append((name, request, image))
         return image
+
+    def _brought(self) -> Shipped:
+        if self._shipped is None:
+            from pylsm.audit.shipped import Shipped
+
+            self._shipped = Shipped()
+        return self._shipped
 
     def _maps(self, specs: Sequence[MapSpec]) -> dict[str, MapImage]:
         """Maps to be created before any program is there: their types too are written only once."""
         request = [(spec.name, spec.key_size, spec.value_size, spec.max_entries) for spec in specs]
         image = self._cache.load("maps", request)
         if image is None:
-            from pylsm.loader.prepare import prepare
+            image = self._brought().maps(specs)
+            if image is None:
+                from pylsm.loader.prepare import prepare
 
-            image = prepare((), maps=specs)
+                image = prepare((), maps=specs)
             self._prepared.append(("maps", request, image))
         return {map.name: map for map in image.maps}
 

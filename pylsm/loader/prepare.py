@@ -1,25 +1,26 @@
-"""Programs → `Image`: every reference resolved against the kernel's types, BTF written. Nothing is created."""
+"""Programs → `Template` → `Image`: BTF written, then every reference resolved against the kernel's types. Nothing is
+created."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from pylsm.asm.instruction import encode
+from pylsm.asm.instruction import Instruction, encode
 from pylsm.asm.maps import MapSpec
 from pylsm.asm.program import Program
 from pylsm.asm.references import MapRef, MapValueRef
 from pylsm.light import TYPE_CHECKING
-from pylsm.loader.errors import ResolveError, SpecError
+from pylsm.loader.errors import SpecError
 from pylsm.loader.image import Image, MapImage, ProgramImage
 from pylsm.loader.progbtf import map_btf, program_btf
-from pylsm.loader.relocate import Known, resolve
-from pylsm.loader.sections import Section, parse_section
+from pylsm.loader.relocate import OF_KERNEL, Known, resolve
+from pylsm.loader.template import Template
 
 if TYPE_CHECKING:
     from pylsm.btf import Btf
 
-__all__ = ["prepare", "prepare_program"]
+__all__ = ["map_image", "outline", "prepare", "prepare_program"]
 
 
 def prepare(programs: Sequence[Program], *, maps: Iterable[MapSpec] = (), btf: Btf | None = None) -> Image:
@@ -41,7 +42,7 @@ def prepare(programs: Sequence[Program], *, maps: Iterable[MapSpec] = (), btf: B
         raise SpecError(f"two programs are called {twice!r}")
     known: Known = {}
     return Image(
-        tuple(_map_image(spec) for spec in specs.values()),
+        tuple(map_image(spec) for spec in specs.values()),
         tuple(prepare_program(program, specs, btf=btf, known=known) for program in programs),
     )
 
@@ -68,30 +69,43 @@ def prepare_program(
 
         return Reader.kernel()
 
-    section = parse_section(program.section)
+    return outline(program, maps, source_lines=source_lines).fill(kernel, known)
+
+
+def outline(program: Program, maps: Iterable[str], *, source_lines: bool = True) -> Template:
+    """One program as far as no kernel is needed for it; see `pylsm.loader.LoadedProgram.load` for the arguments.
+
+    Raises:
+        ResolveError: a map that is not there.
+    """
     descriptors: Mapping[str, int] = dict.fromkeys(maps, 0)
-    instructions = resolve(program, descriptors, kernel, known)
-    attach_id = _attach_id(program, section, kernel)
+    instructions = resolve(program, descriptors, None)
     types, refusal = program_btf(program) if source_lines else (None, "")
-    references = []
+    references: list[tuple[int, str]] = []
+    asked: list[tuple[int, Instruction]] = []
     slot = 0
     for instruction in program.instructions:
-        if isinstance(instruction.reference, (MapRef, MapValueRef)):
-            references.append((slot, instruction.reference.name))
+        reference = instruction.reference
+        if isinstance(reference, (MapRef, MapValueRef)):
+            references.append((slot, reference.name))
+        elif isinstance(reference, OF_KERNEL):
+            asked.append((slot, instruction))
         slot += instruction.slots
-    return ProgramImage(
+    image = ProgramImage(
         program.name,
         program.section,
         program.license,
-        attach_id,
+        0,
         encode(instructions, sys.byteorder),
         tuple(references),
         types,
         refusal,
     )
+    return Template(image, tuple(spec.name for spec in program.maps), tuple(asked))
 
 
-def _map_image(spec: MapSpec) -> MapImage:
+def map_image(spec: MapSpec) -> MapImage:
+    """One map, with the types of its key and value."""
     return MapImage(spec.name, spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags, map_btf(spec))
 
 
@@ -113,28 +127,3 @@ def _specs(programs: Sequence[Program], maps: Iterable[MapSpec]) -> dict[str, Ma
 
 def _key(spec: MapSpec) -> tuple[int, int, int, int, int]:
     return (spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags)
-
-
-def _attach_id(program: Program, section: Section, kernel: Callable[[], Btf]) -> int:
-    """The BTF id of what an LSM or tracing program attaches to, 0 for other types."""
-    if not section.btf_kind:
-        return 0
-    from pylsm.btf import BtfNotFound, Kind
-
-    types: Btf = kernel()
-    try:
-        return types.find(section.btf_name, Kind.FUNC if section.btf_kind == "func" else Kind.TYPEDEF)
-    except BtfNotFound as error:
-        what = {"lsm": "LSM hook", "lsm.s": "LSM hook", "lsm_cgroup": "LSM hook", "tp_btf": "tracepoint"}.get(
-            section.name.partition("/")[0], "function"
-        )
-        missing, prefix = error, section.btf_prefix
-
-        def nearest() -> str:
-            names = [name[len(prefix) :] for name in missing.nearest if name.startswith(prefix)]
-            return f"nearest: {', '.join(names)}" if names else ""
-
-        raise ResolveError(
-            f"program {program.name!r} ({section.name}): {types.name} has no {what} {section.target!r} to attach to",
-            hint=nearest,
-        ) from error

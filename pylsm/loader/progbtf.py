@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["map_btf", "program_btf"]
 
+#: The directory that pylsm lies in.
+_ABOVE = __file__[: -len("pylsm/loader/progbtf.py")]
+
 #: Maps that the kernel makes only with BTF for key and value, and those that it refuses with (map_check_no_btf).
 _WITH_BTF = frozenset({MapType.SK_STORAGE, MapType.INODE_STORAGE, MapType.TASK_STORAGE, MapType.CGRP_STORAGE})
 _WITHOUT_BTF = frozenset({MapType.RINGBUF, MapType.USER_RINGBUF})
@@ -121,7 +124,8 @@ def _lines(program: Program, writer: BtfWriter) -> bytes:
             place = places.get(line)
             if place is None:
                 text = source_text(line.file, line.line)
-                file = writer.string(line.file.replace("\0", ""))
+                # Where pylsm lies differs between machines, and a template is for all of them.
+                file = writer.string(line.file.replace("\0", "").removeprefix(_ABOVE))
                 position = min(line.line, _MAX_LINE) << 10 | _column(text)
                 place = places[line] = (file, writer.string(text), position)
             out.append(pack("=IIII", slot, *place))

@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import AsmError
 from pylsm.asm.instruction import Instruction
-from pylsm.asm.program import Program
 from pylsm.asm.references import (
     BitsRef,
     EnumRef,
@@ -44,9 +43,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeAlias
 
+    from pylsm.asm.program import Program
     from pylsm.btf import Btf, Member
 
-__all__ = ["Known", "resolve"]
+__all__ = ["OF_KERNEL", "Known", "resolve", "resolve_one"]
+
+#: References that only a kernel can fill in; the others need nothing but maps and the program itself.
+OF_KERNEL = (FieldRef, BitsRef, TypeRef, EnumRef, KfuncRef, KsymRef)
 
 #: (type, reference) → its value, and (struct, path, alternatives) → the member found.
 Known: TypeAlias = "dict[Any, Any]"
@@ -55,14 +58,14 @@ _MEMORY_CLASSES = (op.LDX, op.ST, op.STX)
 
 
 def resolve(
-    program: Program, maps: Mapping[str, int], kernel: Callable[[], Btf], known: Known | None = None
+    program: Program, maps: Mapping[str, int], kernel: Callable[[], Btf] | None, known: Known | None = None
 ) -> tuple[Instruction, ...]:
     """The program's instructions with every reference filled in.
 
     Args:
         program: as built.
         maps: map name → file descriptor.
-        kernel: gives the kernel's BTF; called only if a reference needs it.
+        kernel: gives the kernel's BTF; called only if a reference needs it. None leaves these references as they are.
         known: what is found is kept here, for further programs on the same kernel.
 
     Raises:
@@ -86,43 +89,64 @@ def resolve(
         reference = instruction.reference
         if reference is None:
             out.append(instruction)
-            continue
-        try:
-            out.append(_resolve_one(instruction, reference, index, maps, kernel, slots, starts, known))
-        except (ResolveError, AsmError) as error:
-            raise _located(error, program, instruction) from None
-        except Exception as error:
-            if not _is_btf_error(error):
-                raise
-            raise _located(error, program, instruction) from error
+        elif not isinstance(reference, OF_KERNEL):
+            try:
+                out.append(_resolve_inner(instruction, reference, index, maps, slots, starts))
+            except ResolveError as error:
+                raise _located(error, program.name, instruction) from None
+        else:
+            out.append(instruction if kernel is None else resolve_one(instruction, program.name, kernel, known))
     return tuple(out)
 
 
-def _resolve_one(
+def resolve_one(instruction: Instruction, program: str, kernel: Callable[[], Btf], known: Known) -> Instruction:
+    """One instruction whose reference is one of `OF_KERNEL`, filled in.
+
+    Args:
+        program: the name of its program, for the error.
+        kernel, known: see `resolve`.
+
+    Raises:
+        ResolveError: see `resolve`.
+    """
+    assert instruction.reference is not None
+    try:
+        return _resolve_kernel(instruction, instruction.reference, kernel, known)
+    except (ResolveError, AsmError) as error:
+        raise _located(error, program, instruction) from None
+    except Exception as error:
+        if not _is_btf_error(error):
+            raise
+        raise _located(error, program, instruction) from error
+
+
+def _resolve_inner(
     instruction: Instruction,
-    reference: Reference,
+    reference: MapRef | MapValueRef | FunctionRef,
     index: int,
     maps: Mapping[str, int],
-    kernel: Callable[[], Btf],
     slots: list[int],
     starts: dict[str, int],
-    known: Known,
 ) -> Instruction:
-    if isinstance(reference, (MapRef, MapValueRef)):
+    if not isinstance(reference, FunctionRef):
         fd = maps.get(reference.name)
         if fd is None:
             raise ResolveError(f"map {reference.name!r} is not given")
         if isinstance(reference, MapRef):
             return instruction.replace(src=op.PSEUDO_MAP_FD, imm=fd)
         return instruction.replace(src=op.PSEUDO_MAP_VALUE, imm=fd | reference.offset << 32)
-    if isinstance(reference, FunctionRef):
-        target = starts.get(reference.name)
-        if target is None:
-            raise ResolveError(f"there is no function {reference.name!r} in the program")
-        source = op.PSEUDO_FUNC if instruction.opcode == op.LDDW else op.CALL_FUNCTION
-        # The address is 64 bits wide in the instruction, of which the kernel reads the lower half as signed.
-        distance = target - slots[index] - 1
-        return instruction.replace(src=source, imm=distance & op.U32_MAX if source == op.PSEUDO_FUNC else distance)
+    target = starts.get(reference.name)
+    if target is None:
+        raise ResolveError(f"there is no function {reference.name!r} in the program")
+    source = op.PSEUDO_FUNC if instruction.opcode == op.LDDW else op.CALL_FUNCTION
+    # The address is 64 bits wide in the instruction, of which the kernel reads the lower half as signed.
+    distance = target - slots[index] - 1
+    return instruction.replace(src=source, imm=distance & op.U32_MAX if source == op.PSEUDO_FUNC else distance)
+
+
+def _resolve_kernel(
+    instruction: Instruction, reference: Reference, kernel: Callable[[], Btf], known: Known
+) -> Instruction:
     if isinstance(reference, FieldRef) and reference.what == "offset":
         return _field_offset(instruction, reference, kernel(), known)
     if isinstance(reference, BitsRef):
@@ -243,6 +267,6 @@ def _is_btf_error(error: Exception) -> bool:
     return isinstance(error, BtfError)
 
 
-def _located(error: Exception, program: Program, instruction: Instruction) -> ResolveError:
+def _located(error: Exception, program: str, instruction: Instruction) -> ResolveError:
     place = f"{instruction.line}: " if instruction.line else ""
-    return ResolveError(f"{place}program {program.name!r}", reason=error, hint=lambda: getattr(error, "hint", ""))
+    return ResolveError(f"{place}program {program!r}", reason=error, hint=lambda: getattr(error, "hint", ""))

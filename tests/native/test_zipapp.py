@@ -35,9 +35,8 @@ def test_the_same_commit_gives_the_same_bytes(clone: Path, tmp_path: Path) -> No
     build(clone, tmp_path / "again.pyz")
     assert (tmp_path / "again.pyz").read_bytes() == (clone / "pylsm.pyz").read_bytes()
     names = zipfile.ZipFile(clone / "pylsm.pyz").namelist()
-    assert {"__main__.py", "pylsm/cli/run.py", "pylsm/cli/run.pyc", "construct/core.py", "elftools/__init__.py"} <= set(
-        names
-    )
+    modules = {"pylsm/cli/run.py", "pylsm/cli/run.pyc", "construct/core.py", "elftools/__init__.py"}
+    assert {"__main__.py", "pylsm/share/programs", *modules} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "tools", "bin")) or name.endswith(".so")]
 
 

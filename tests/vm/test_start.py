@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,12 @@ from typing import Any
 
 import pytest
 from cases.lab import TRAMPOLINES
+
+import pylsm
+from pylsm.audit.events import DEFAULT
+from pylsm.audit.shipped import FILE, Shipped, build
+from pylsm.audit.sources import SOURCES, Plan
+from pylsm.loader.prepare import prepare
 
 pytestmark = [
     pytest.mark.vm,
@@ -44,7 +51,7 @@ def announce(audit, *rest):
     cache = audit.cache
     print(json.dumps({
         "modules": modules, "calls": calls, "variant": audit.variant.name,
-        "used": cache.used, "ignored": cache.ignored, "source": audit.source.name,
+        "used": cache.used, "ignored": cache.ignored, "source": audit.source.name, "shipped": audit.shipped,
     }))
     sys.stdout.flush()
     audit.close()
@@ -72,6 +79,10 @@ HEAVY = {
 }
 
 
+#: Of these, a first start on a kernel asks what an installation brings along, and reads the kernel's types.
+FIRST = {"pylsm.btf"}
+
+
 def start(cache: Path | str, *options: str, **environment: str) -> dict[str, Any]:
     with subprocess.Popen(["sleep", "1000"]) as victim:
         try:
@@ -82,6 +93,7 @@ def start(cache: Path | str, *options: str, **environment: str) -> dict[str, Any
                 text=True,
                 timeout=300,
                 env={**os.environ, "PYLSM_CACHE": str(cache), **environment},
+                cwd="/" if "PYTHONPATH" in environment else None,  # python -c looks here first
             )
         finally:
             victim.kill()
@@ -133,3 +145,47 @@ def test_a_start_works_whatever_the_cache_is(how: str, warm: Path, tmp_path: Pat
     found = start(cache, "--events", "connect,open")
     assert found["source"] == "lsm" and not found["used"]
     assert bool(found["ignored"]) == (how not in ("none", "unwritable")), found["ignored"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Where pylsm lies as an installation has it, with the programs that it brings along."""
+    shutil.copytree(Path(pylsm.__file__).parent, tmp_path / "site/pylsm", ignore=shutil.ignore_patterns("*.pyc"))
+    (tmp_path / "site/pylsm" / FILE).write_bytes(build())
+    return tmp_path / "site"
+
+
+def test_the_first_start_of_an_installation_assembles_nothing(site: Path, tmp_path: Path) -> None:
+    options = ("--events", "connect,open")
+    found = start(tmp_path / "cache", *options, PYTHONPATH=str(site))
+    if found["variant"] != "d_path":
+        assert found["source"] == "lsm" and found["modules"], "its programs do not fit, others are made"
+        return
+    assert found["shipped"] == ["lsm-d_path-connect-open-hooks"] and not found["used"]
+    assert (HEAVY - FIRST).isdisjoint(found["modules"])
+    command = [sys.executable, "-m", "pylsm", "run", *options, "--", "cat", "/etc/hostname"]
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYLSM_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=True)
+    assert "path=/etc/hostname" in done.stdout
+    again = start(tmp_path / "cache", *options, PYTHONPATH=str(site))
+    assert len(again["used"]) >= 2 and not again["shipped"] and HEAVY.isdisjoint(again["modules"])
+
+
+def test_what_is_brought_along_is_what_would_be_assembled(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instruction by instruction, with lines and types, on each kernel that it fits, for kinds together and alone."""
+    monkeypatch.setattr("pylsm.__file__", str(site / "pylsm/__init__.py"))
+    brought = Shipped()
+    for events in ((), DEFAULT, DEFAULT[:2], *((event,) for event in DEFAULT)):
+        plan = Plan("lsm", SOURCES[0].variants[0], events)
+        for part, programs in (("hooks", plan.programs()), ("walkers", plan.walkers())):
+            assert brought.programs(plan, part) == prepare(programs), (events, part)
+
+
+def test_a_hook_with_another_number_of_arguments_is_left_to_the_proof(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylsm.__file__", str(site / "pylsm/__init__.py"))
+    plan = Plan("lsm", SOURCES[0].variants[0])
+    assert Shipped().programs(plan, "hooks") is not None
+    monkeypatch.setattr("pylsm.audit.shipped._argument", lambda section, kernel: 2)
+    assert Shipped().programs(plan, "hooks") is None
