@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pylsm.asm import MapSpec, MapType, decode, encode
@@ -157,22 +158,45 @@ def _functions(distances: Iterable[int]) -> dict[int, list[str]]:
     wanted = set(distances)
     if not wanted:
         return {}
+    base, text = _symbols(_KALLSYMS)
+    if wanted == {0}:
+        raise _hidden()
+    return {distance: list(_names(text, (base + distance) & op.U64_MAX)) for distance in wanted}
+
+
+# Once for all programs of a process: it is millions of bytes that the kernel writes anew for each reader, and where the
+# functions are that programs call stays as it is until the next boot.
+@lru_cache(maxsize=1)
+def _symbols(path: str) -> tuple[int, bytes]:
+    """The address of __bpf_call_base, and kallsyms, every line after a newline.
+
+    Raises:
+        ResolveError: as for `_functions`.
+    """
     try:
-        with open(_KALLSYMS, "rb") as file:
-            text = file.read()
+        with open(path, "rb") as file:
+            text = b"\n" + file.read()
     except OSError as error:
-        raise ResolveError(f"{_KALLSYMS}: {error.strerror}: helpers cannot be told apart") from error
-    # Millions of bytes: look for the lines wanted instead of taking all apart.
-    at = re.search(rb"^([0-9a-f]+) \w " + _BASE.encode() + rb"$", text, re.MULTILINE)
-    base = int(at[1], 16) if at else 0
-    if not base or wanted == {0}:
-        raise ResolveError(
-            f"{_KALLSYMS} does not show addresses, so helpers cannot be told apart",
-            hint="be root with CAP_SYSLOG and kernel.kptr_restrict below 2",
-        )
-    found: dict[int, list[str]] = {}
-    for distance in wanted:
-        address = f"{(base + distance) & op.U64_MAX:016x}".encode()
-        names = re.findall(rb"^" + address + rb" \w (\S+)", text, re.MULTILINE)
-        found[distance] = [name.decode(errors="replace") for name in names]
-    return found
+        raise ResolveError(f"{path}: {error.strerror}: helpers cannot be told apart") from error
+    at = text.find(f" {_BASE}\n".encode())
+    base = int(text[text.rfind(b"\n", 0, at) + 1 : at].split()[0], 16) if at >= 0 else 0
+    if not base:
+        raise _hidden()
+    return base, text
+
+
+def _names(text: bytes, address: int) -> Iterator[str]:
+    """Names of the functions at an address. Lines are searched for as bytes: to take all apart takes seconds."""
+    start = f"\n{address:016x} ".encode()
+    at = text.find(start)
+    while at >= 0:
+        end = text.find(b"\n", at + 1)
+        yield text[at:end].split()[2].decode(errors="replace")  # ADDRESS KIND NAME [MODULE]
+        at = text.find(start, end)
+
+
+def _hidden() -> ResolveError:
+    return ResolveError(
+        f"{_KALLSYMS} does not show addresses, so helpers cannot be told apart",
+        hint="be root with CAP_SYSLOG and kernel.kptr_restrict below 2",
+    )

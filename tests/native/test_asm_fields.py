@@ -9,15 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cases.kernel import needs
 
 from pylsm.asm import R0, R6, R7, Asm
 from pylsm.asm.typed import Field, Typed, renamed
 from pylsm.btf import Btf, declare
-from pylsm.loader import LoadedProgram
+from pylsm.loader import LoadedProgram, features
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 KERNEL = Btf.kernel()
+TYPED = features.helper("get_current_task_btf", "raw_tp")
+#: A pointer to the current task that the verifier knows the type of; without it everything is read through the helper.
+typed_task = needs(TYPED, "bpf_get_current_task_btf", "5.11")
 
 
 def of_current(
@@ -32,10 +36,10 @@ def of_current(
     """A field of the thread that calls this: the lower, or the upper, 32 bits of what was loaded."""
     a = Asm("raw_tp/sys_enter", name="field", types=types, cpu=cpu)
     slot = a.stack(8)
-    a.call("get_current_task_btf")
+    a.call("get_current_task_btf" if TYPED.supported else "get_current_task")
     a.mov(R6, R0)
     wanted = field(a.typed(R6, "task_struct"))
-    if probe:
+    if probe or not TYPED.supported:
         a.probe_load(R7, wanted, slot)
     else:
         a.load(R7, wanted, signed=signed)
@@ -47,7 +51,7 @@ def of_current(
         return loaded.test_run(ctx=bytes(8)).retval
 
 
-@pytest.mark.parametrize("probe", [False, True])
+@pytest.mark.parametrize("probe", [pytest.param(False, marks=typed_task), True])
 def test_numbers(probe: bool) -> None:
     assert of_current(lambda task: task.tgid, probe=probe) == os.getpid()
     assert of_current(lambda task: task.real_parent.tgid, probe=probe) == os.getppid()
@@ -61,7 +65,8 @@ def test_array_element_and_anonymous_member() -> None:
     assert of_current(lambda task: task.mm.mm_users.counter) >= 1  # mm_users is in an anonymous struct
 
 
-@pytest.mark.parametrize("cpu", ["v3", "v4"])
+@typed_task
+@pytest.mark.parametrize("cpu", ["v3", pytest.param("v4", marks=needs(features.cpu_level("v4"), "cpu v4", "6.6"))])
 def test_sign(cpu: str) -> None:
     """A thread that leads no process has exit_signal -1 (an int), a process SIGCHLD."""
 
@@ -77,6 +82,7 @@ def test_sign(cpu: str) -> None:
         assert thread.submit(halves, True).result() == (0xFFFFFFFF, 0xFFFFFFFF)
 
 
+@typed_task
 def test_bit_field() -> None:
     member = KERNEL.member("task_struct", "sched_reset_on_fork")
     assert member.is_bitfield

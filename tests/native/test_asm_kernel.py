@@ -10,7 +10,8 @@ import os
 import re
 
 import pytest
-from test_asm_execution import atomics, by_immediate, by_register, jumps, memory, program, unary
+from cases.kernel import needs
+from test_asm_execution import atomics, by_immediate, by_register, jumps, memory, program, syscall_programs, unary
 
 from pylsm.asm import (
     R0,
@@ -34,14 +35,9 @@ from pylsm.asm import (
 )
 from pylsm.asm.disasm import disassemble, to_text
 from pylsm.asm.parse import link, parse
-from pylsm.loader import LoadedProgram, Map
+from pylsm.loader import LoadedProgram, Map, features
 
-RELEASE = tuple(int(part) for part in os.uname().release.split(".")[:2])
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(RELEASE < (6, 15), reason="the newest instructions need Linux 6.15"),
-]
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 LINE = re.compile(r"^(\d+): \(([0-9a-f]{2})\) (.*?)\s*(?:;.*)?$", re.MULTILINE)
 
@@ -121,7 +117,16 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+def needing(name: str) -> list[pytest.MarkDecorator]:
+    if name == "newest":
+        return [needs(features.instruction("load_acquire"), "load-acquire and store-release", "6.15")]
+    return [] if name == "packets" else [syscall_programs]
+
+
+every_program = pytest.mark.parametrize("name", [pytest.param(name, marks=needing(name)) for name in PROGRAMS])
+
+
+@every_program
 def test_the_kernel_prints_what_we_print(name: str) -> None:
     made = PROGRAMS[name]()
     kernel, text = log_of(made), ours(made)
@@ -129,7 +134,7 @@ def test_the_kernel_prints_what_we_print(name: str) -> None:
     assert {slot: text[slot] for slot in kernel} == kernel
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@every_program
 def test_the_kernels_text_parses_to_the_same_code(name: str) -> None:
     made = PROGRAMS[name]()
     kernel = log_of(made)
