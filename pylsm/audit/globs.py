@@ -147,7 +147,7 @@ def _set(text: bytes, at: int) -> tuple[int, int]:
         if low[0] > 127 or high[0] > 127:
             raise GlobError(f"{_shown(text)} is not a pattern that works: [ ] takes ASCII characters only")
         if low > high:
-            raise GlobError(f"{_shown(text)} is not a pattern: {(low + b'-' + high).decode()} is an empty range")
+            raise GlobError(f"{_shown(text)} is not a pattern: {_shown(low + b'-' + high)} is an empty range")
         members |= (1 << high[0] + 1) - (1 << low[0])
     return at + 1, _ANY ^ members if negated else members
 
@@ -210,7 +210,9 @@ def automata(globs: Iterable[Glob]) -> list[Automaton]:
     for glob in globs:
         need = glob.width + 1
         if need > STATES:
-            raise GlobError(f"{glob} is too long a pattern: {need - 1} characters, {STATES - 1} are possible")
+            raise GlobError(
+                f"{_shown(glob.text)} is too long a pattern: {need - 1} characters, {STATES - 1} are possible"
+            )
         if need > room:
             groups.append([])
             room = STATES

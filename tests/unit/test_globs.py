@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -65,3 +66,10 @@ def test_what_is_no_pattern(pattern: str) -> None:
     with pytest.raises(GlobError) as raised:
         Glob(pattern)
     assert repr(pattern) in str(raised.value)
+
+
+@pytest.mark.parametrize("make", [lambda: Glob("[z-\t]"), lambda: list(automata([Glob("\x1b" * 99)]))])
+def test_a_pattern_is_shown_harmless(make: Callable[[], object]) -> None:
+    with pytest.raises(GlobError) as raised:
+        make()
+    assert str(raised.value).isprintable()
