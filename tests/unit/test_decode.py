@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pylsm.audit.decode import Decoder
-from pylsm.audit.events import Connect, FileOpen
+from pylsm.audit.events import KINDS, Connect, FileOpen
 from pylsm.audit.records import (
     CONNECT,
     FILE_OPEN,
@@ -26,7 +26,7 @@ from pylsm.audit.records import (
     SOURCE_LSM,
 )
 
-u16, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
+u8, u16, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32, 64))
 comms = st.binary(max_size=15).map(lambda raw: raw.replace(b"\0", b"?"))
 paths = st.binary(max_size=300).map(lambda raw: raw.replace(b"\0", b"?"))
 
@@ -149,11 +149,12 @@ def test_hostile_bytes_are_counted_or_decoded_never_raised(record: bytes) -> Non
         assert event.dst_ip if isinstance(event, Connect) else event.mode
 
 
-@given(kind=u16, size=st.integers(0, 160), filler=st.integers(0, 255))
+@given(kind=st.one_of(u16, st.sampled_from([known.kind for known in KINDS])), size=st.integers(0, 160), filler=u8)
 def test_every_length_of_every_kind(kind: int, size: int, filler: int) -> None:
     record = (struct.pack("=IH", SOURCE_LSM, kind) + bytes([filler]) * 160)[:size]
     decoder = Decoder()
-    whole = {KIND_OPEN: FILE_OPEN.size + 1, KIND_CONNECT: CONNECT.size}.get(kind, 1 << 30)
+    layout = next((known.layout for known in KINDS if known.kind == kind), None)
+    whole = 1 << 30 if layout is None else layout.size + bool(layout.tail_name)  # of a path, its end at least
     assert (decoder.decode(memoryview(record)) is not None) == (size >= whole)
     assert decoder.malformed == (size < whole)
 
