@@ -180,7 +180,7 @@ def _follow(
                 continue  # ended already, or too many to watch: the family itself is looked at
             stack.callback(os.close, fd)
             watch.append(fd)
-        confine(options, audit, shipping=shipping)
+        confine(options, audit, follower, shipping=shipping)
         if manager is not None:
             manager.tell("READY=1")
         # A family that another tool owns has no end of its own, and one that anybody may join only that of its cgroups.

@@ -37,6 +37,8 @@ _LOSS_SECONDS = 10.0
 _BATCH = 1024
 #: How many bytes of records may wait in memory to be written (as events they take up to twice as much).
 _MOST_WAITING = 32 << 20
+#: And of what a memory cgroup allows, one part in so many.
+_SHARE_WAITING = 16
 #: How often a heartbeat goes to the spool if none are asked for, in seconds: it tells of losses in the kernel.
 _SPOOL_HEARTBEAT_SECONDS = 60.0
 #: How long to wait for room in a spool that is full, in seconds.
@@ -57,7 +59,7 @@ class _Backlog:
 
     def __init__(self, audit: Audit, most: int) -> None:
         self._audit = audit
-        self._most = most
+        self.most = most
         self._reads: list[tuple[list[Event], int]] = []  # what was read at a time, and its bytes in the ring
         self._done = 0  # events of the first of them that were taken
         self._bytes = 0
@@ -68,7 +70,7 @@ class _Backlog:
     @property
     def full(self) -> bool:
         """Whether `fill` does nothing, so that records stay in the ring."""
-        return self._bytes > self._most
+        return self._bytes > self.most
 
     def fill(self) -> None:
         """Empty the ring, unless too much waits already."""
@@ -157,6 +159,15 @@ class Follower:
         self._losses_told = 0
         self._next_loss_check = 0.0 if self._exit_on_loss else time.monotonic() + _LOSS_SECONDS
         self._beat()
+
+    def stay_within(self, memory: int) -> None:
+        """Let fewer records wait where there is little memory.
+
+        Args:
+            memory: bytes that all of this process may take, maps included; 0: as many as there are.
+        """
+        if memory:
+            self._backlog.most = min(self._backlog.most, memory // _SHARE_WAITING)
 
     def run(
         self,

@@ -544,15 +544,21 @@ def announce(audit: Audit, what: str, quiet: bool) -> None:
             say(f"not seen by it: {blind_spots}")
 
 
-def confine(options: Namespace, audit: Audit, *, signals: bool = False, shipping: Shipping | None = None) -> None:
+def confine(
+    options: Namespace, audit: Audit, follower: Follower, *, signals: bool = False, shipping: Shipping | None = None
+) -> None:
     """Give up what is not needed to read events and to write them.
 
     Args:
         options: with ``no_confine``.
         audit: attached, with its family.
+        follower: is told how much memory it may take.
         signals: the command's signals are to be passed on.
         shipping: goes on to write to its spool.
     """
+    from pylsm.cli.memory import limit
+
+    follower.stay_within(limit())
     if options.no_confine:
         return
     from pylsm.confine import Needs, restrict

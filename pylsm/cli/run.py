@@ -127,7 +127,7 @@ def _follow(
     if failed:
         return failed
     # Before the first byte that CMD chose is read.
-    confine(options, audit, signals=True, shipping=shipping)
+    confine(options, audit, follower, signals=True, shipping=shipping)
     if manager is not None:
         manager.tell("READY=1")
     try:
