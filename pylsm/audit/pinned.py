@@ -25,7 +25,7 @@ import re
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from errno import EEXIST, ENOENT, EWOULDBLOCK
+from errno import EACCES, ENOENT, EPERM, EWOULDBLOCK
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pylsm
@@ -34,7 +34,7 @@ from pylsm.asm.verify import returns_unchanged
 from pylsm.audit import records
 from pylsm.audit.proof import verdict_argument
 from pylsm.errors import PylsmError
-from pylsm.loader import LoadedProgram, Map, Object
+from pylsm.loader import BpfError, LoadedProgram, Map, Object
 from pylsm.loader.link import Link
 from pylsm.loader.pins import is_bpf_filesystem
 from pylsm.loader.rcu import synchronize
@@ -124,7 +124,8 @@ class PinnedAudit:
         try:
             os.mkdir(name, 0o700)
         except OSError as error:
-            hint = "it needs root" if error.errno != EEXIST else ""
+            hint = f"it needs permission to write to {parent}: root, CAP_DAC_OVERRIDE, or a directory of this user's"
+            hint = hint if error.errno in (EACCES, EPERM) else ""
             raise PinnedError(f"cannot pin to {name}: {error.strerror}", hint=hint) from error
         try:
             return cls(name, _locked(name), made=True)
@@ -413,15 +414,27 @@ def _is_ours(directory: str, entry: str) -> bool:
     path = os.path.join(directory, entry)
     try:
         if match["kind"] == "link":
-            with Link.open_pinned(path) as link, LoadedProgram.from_id(link.info.program_id) as program:
-                return program.info.name == match["name"][:15]
+            with Link.open_pinned(path) as link:
+                return _calls(link, match["name"])
         expected = "pylsm_pinned" if match["state"] else match["name"] or match["table"]
         if match["kind"] == "slot":
             expected = _slot(expected).name
         with Map.open_pinned(path) as map:
             return map.info.name == expected[:15]
-    except PylsmError:
+    except PylsmError as error:
+        if isinstance(error, BpfError) and error.errno == EPERM:
+            raise  # nothing can be said of it, nor done
         return False
+
+
+def _calls(link: Link, name: str) -> bool:
+    """Whether a link's program is of that name. Who may not look (that takes CAP_SYS_ADMIN) takes the word of the pin's
+    name: who can remove it can have put it there."""
+    try:
+        with LoadedProgram.from_id(link.info.program_id) as program:
+            return program.info.name == name[:15]
+    except BpfError as error:
+        return error.errno == EPERM
 
 
 def _locked(path: str) -> int:

@@ -165,6 +165,8 @@ def _follow(
     manager = service_manager()
     follower = following(options, audit, sink, signals, seen, shipping, manager)
     held = audit.already_open() if options.already_open else []
+    if options.exe or options.already_open or options.context:
+        _tell_what_is_hidden(options, audit)
     count = len(audit.family())
     whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"
     announce(audit, whom, options.quiet)
@@ -209,6 +211,18 @@ def _follow(
     if seen is not None:
         seen.conclude(audit.counts())
     return LOST if follower.lossy else 0
+
+
+def _tell_what_is_hidden(options: Namespace, audit: Audit) -> None:
+    from pylsm.cli.hidden import warn_of_hidden
+
+    if options.exe:
+        everybody = (process.pid for process in targets.processes())
+        warn_of_hidden(everybody, "exe", "it is not known whether --exe means any")
+    if options.already_open:
+        warn_of_hidden(audit.members(), "fd", "what is open already is not shown")
+    if options.context:
+        warn_of_hidden(audit.members(), "exe", "the executable is not known")
 
 
 class _Groups:

@@ -49,7 +49,8 @@ class Sink:
                 self.fd = open_output(path)
             except OSError as error:
                 raise SinkError(
-                    f"cannot write to {path}: {error.strerror}", hint="give -o a file in a directory you can write to"
+                    f"cannot write to {path}: {error.strerror}",
+                    hint="give -o a file in a directory you can write to (anybody's: CAP_DAC_OVERRIDE)",
                 ) from None
         mode = os.fstat(self.fd).st_mode
         #: The descriptor to poll for a reader that goes away, or None when it has no reader.

@@ -17,6 +17,7 @@ __all__ = [
     "CAP_BPF",
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
     "CAP_KILL",
     "CAP_SETGID",
     "CAP_SETUID",
@@ -31,6 +32,7 @@ __all__ = [
 # include/uapi/linux/capability.h
 CAP_CHOWN: Final = 0
 CAP_DAC_OVERRIDE: Final = 1
+CAP_DAC_READ_SEARCH: Final = 2
 CAP_KILL: Final = 5
 CAP_SETGID: Final = 6
 CAP_SETUID: Final = 7
@@ -38,7 +40,10 @@ CAP_SYS_PTRACE: Final = 19
 CAP_BPF: Final = 39
 _NAMES = {
     CAP_DAC_OVERRIDE: "CAP_DAC_OVERRIDE",
+    CAP_DAC_READ_SEARCH: "CAP_DAC_READ_SEARCH",
     CAP_KILL: "CAP_KILL",
+    CAP_SETGID: "CAP_SETGID",
+    CAP_SETUID: "CAP_SETUID",
     CAP_SYS_PTRACE: "CAP_SYS_PTRACE",
     CAP_BPF: "CAP_BPF",
 }

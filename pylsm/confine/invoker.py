@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pylsm.confine.capabilities import clear_ambient
+from pylsm.confine.capabilities import CAP_SETGID, CAP_SETUID, clear_ambient, names, permitted
 from pylsm.errors import PylsmError
 from pylsm.light import NamedTuple
 
@@ -34,13 +34,20 @@ def invoker() -> Invoker | None:
     """The user who called sudo; None when this process is not root's or was not started through sudo.
 
     Raises:
-        PylsmError: SUDO_UID or SUDO_GID is no number.
+        PylsmError: SUDO_UID or SUDO_GID is no number, or this root may not become that user.
     """
     if os.geteuid() != 0 or _VARIABLES[0] not in os.environ:
         return None
     uid, gid = (_number(name) for name in _VARIABLES)
     if uid == 0:
         return None
+    missing = {CAP_SETGID, CAP_SETUID} - permitted()
+    if missing:
+        raise PylsmError(
+            f"this root cannot run a command as the user who called sudo (uid {uid}): "
+            f"that takes {' and '.join(names(missing))}",
+            hint="give it these, or run the command as root with --root",
+        )
     import pwd
 
     try:

@@ -60,6 +60,23 @@ def test_a_family_is_seen_live_and_nothing_is_left(tmp_path: Path, terminals: li
         assert "status 0" in terminal.wait_for("status ")
 
 
+@pytest.mark.parametrize("missing", ["", "bpf", "perfmon"])
+def test_it_needs_what_attach_needs(missing: str, tmp_path: Path, terminals: list[Terminal]) -> None:
+    held = ",".join(["-all", *(f"+{name}" for name in ("bpf", "perfmon") if name != missing)])
+    with nothing_left(), Opener() as opener:
+        command = ("setpriv", f"--bounding-set={held}", f"--inh-caps={held}", sys.executable, "-m", "pylsm", "top")
+        terminal = Terminal(tmp_path / "tmux", *command, "-p", str(opener.pid))
+        terminals.append(terminal)
+        if missing:
+            assert f"missing: CAP_{missing.upper()}" in "".join(terminal.wait_for("status 125").split("\n"))
+        else:
+            terminal.wait_for("pylsm top -p")
+            opener.open(tmp_path / "seen")
+            terminal.wait_for("/seen")
+            terminal("send-keys", "q")
+            terminal.wait_for("status 0")
+
+
 def test_what_keeps_it_from_starting_is_said(tmp_path: Path, terminals: list[Terminal]) -> None:
     terminal = Terminal(tmp_path / "tmux", sys.executable, "-m", "pylsm", "top", "-p", "4194303")
     terminals.append(terminal)
