@@ -460,7 +460,8 @@ def kfuncs(section: str) -> dict[str, bool | None]:
     """Which kernel functions programs of a section may call, by name; ``section`` as for `helper`.
 
     Asked for is what the kernel itself marks as such: by "bpf_kfunc" in its BTF, where that is new enough (about
-    Linux 6.13), and by the sets of ids that /proc/kallsyms shows. Modules' are not looked for.
+    Linux 6.13), and by the sets of ids that /proc/kallsyms shows. Modules' are not looked for. Of a kernel that shows
+    neither (6.1 of Debian for arm64 is built without CONFIG_KALLSYMS_ALL) nothing is said: ask `kfunc` by name.
     """
     calling = _Calling(section)
     return {name: calling.ask(op.CALL_KFUNC, number).supported for name, number in _marked_kfuncs().items()}

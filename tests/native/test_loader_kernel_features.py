@@ -53,6 +53,11 @@ def test_kernel_functions_are_those_that_the_kernel_marks() -> None:
     if kernel_release() < (6, 1):
         assert not any(answers.values())
         return
+    if not answers:  # Debian's 6.1 for arm64 lists functions only, and it is too old to mark them in its BTF
+        assert "__BTF_ID__" not in Path("/proc/kallsyms").read_text()
+        assert not features._kfuncs_by_symbols() and kernel_release() < (6, 13)
+        assert not features.kfunc("tcp_reno_ssthresh", "tc").supported
+        return
     assert answers["bpf_ct_release" if "bpf_ct_release" in answers else "bpf_rdonly_cast"] is not None
     found = [name for name, answer in answers.items() if answer]
     assert found and all(features.kfunc(name, "tc").supported for name in found[:5])

@@ -27,6 +27,7 @@ from pylsm.loader import (
     SpecError,
     VerifierError,
     features,
+    progbtf,
 )
 from pylsm.loader import program as module
 from pylsm.loader.memlock import kernel_release
@@ -528,7 +529,7 @@ def test_bpftool_shows_python_lines() -> None:
         ).stdout
     assert "int counting(" in shown
     assert "; a.atomic_add(u64[R2], R1)" in shown
-    assert f"[file:{__file__} line_num:" in shown
+    assert f"[file:{__file__.removeprefix(progbtf._ABOVE)} line_num:" in shown
 
 
 def test_offsets_into_a_value() -> None:
