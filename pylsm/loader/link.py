@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EINVAL, ENOTSUP
+from errno import EAGAIN, EINVAL, ENOENT, ENOTSUP
 from struct import pack
 
 from pylsm.libc import Memory
@@ -191,8 +191,25 @@ def _attach_raw_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
         error = failure(Cmd.RAW_TRACEPOINT_OPEN, -result, f"attach {program.label}")
         if -result == EINVAL and cookie:
             error.hint = "this kernel may be too old for attach cookies of this type"
+        elif -result == ENOENT and name is not None:
+            error.hint = _no_tracepoint(section.target)
         raise error
     return Link(result, label=f"link of {program.label}")
+
+
+def _no_tracepoint(name: str) -> str:
+    """In words: which kernel has none of that name, and what comes close, as far as its BTF says."""
+    from pylsm.btf import Btf, BtfError, BtfNotFound, Kind
+
+    said, prefix = f"kernel {os.uname().release} has no tracepoint of that name", "btf_trace_"
+    try:
+        Btf.kernel().find(prefix + name, Kind.TYPEDEF)
+    except BtfNotFound as error:
+        near = [each[len(prefix) :] for each in error.nearest if each.startswith(prefix)]
+        return f"{said}; nearest: {', '.join(near)}" if near else said
+    except BtfError:
+        pass
+    return said
 
 
 def _link_create(

@@ -100,9 +100,11 @@ def attach_tracepoint(program: LoadedProgram, cookie: int = 0) -> Link:
     try:
         config = int(_read(f"{root}/events/{section.target}/id"))
     except OSError as error:
+        near = _nearest_event(f"{root}/events", section.target)
         raise BpfError(
             f"cannot attach {program.label}: there is no tracepoint {section.target} in {root}/events",
             errno=error.errno or ENOENT,
+            hint=f"kernel {os.uname().release} has no such tracepoint{near}",
         ) from error
     attr = PerfEventAttr(type=PERF_TYPE_TRACEPOINT, config=config, sample_period=1)
     return _attach(program, attr, f"tracepoint {section.target}", cookie)
@@ -155,6 +157,23 @@ def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
     raise BpfError(
         f"cannot attach {program.label} to {target}: perf_event_open: {errno_name(errno)}", errno=errno, hint=hint
     )
+
+
+def _nearest_event(events: str, wanted: str) -> str:
+    """Tracepoints like one, in words: those of its category most like it, or its name elsewhere; "" for none."""
+    from pylsm.btf.nearest import nearest_names
+
+    category, _, name = wanted.partition("/")
+    try:
+        if os.path.isdir(f"{events}/{category}"):
+            near = [f"{category}/{other}" for other in nearest_names(name, os.listdir(f"{events}/{category}"))]
+        else:
+            near = [
+                f"{other}/{name}" for other in sorted(os.listdir(events)) if os.path.isdir(f"{events}/{other}/{name}")
+            ]
+    except OSError:
+        return ""
+    return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def _nearest(function: str) -> str:

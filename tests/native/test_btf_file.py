@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +42,23 @@ def test_another_kernels_file_is_refused(tmp_path: Path) -> None:
     assert str(other) in str(caught.value) and platform.release() in str(caught.value)
     assert "file.f_inode is missing in the file, at byte" in str(caught.value)
     assert "leave --btf out" in caught.value.hint
+
+
+@pytest.mark.root
+def test_a_command_is_not_run_with_another_kernels_file(tmp_path: Path) -> None:
+    """As a user sees it: file, kernel, what differs and what to do; nothing has been started."""
+    writer = BtfWriter()
+    writer.struct("file", [("f_mode", writer.int_("unsigned int", 4), 3200)], 500)
+    other, made = tmp_path / "other.btf", tmp_path / "made"
+    other.write_bytes(writer.encode())
+    command = [sys.executable, "-m", "pylsm", "run", "--backend", "raw_tracepoint", "--btf", str(other), "--"]
+    done = subprocess.run([*command, "touch", str(made)], capture_output=True, text=True, check=False)
+    assert done.returncode == 125 and not made.exists()
+    assert done.stderr.startswith(
+        f"pylsm: error: {other} is of another kernel than the running one, {platform.release()}: "
+        "file.f_inode is missing in the file, at byte"
+    )
+    assert f"pylsm: hint: this kernel has its own types in {OWN}: leave --btf out" in done.stderr
 
 
 def vmlinux(types: bytes, build_id: bytes, banner: bytes = b"") -> bytes:

@@ -193,13 +193,20 @@ def test_cookies_where_the_kernel_has_them() -> None:
 
 
 def test_functions_that_are_not_there() -> None:
-    with LoadedProgram.load(counting_nothing("kprobe/no_such_function")) as program, pytest.raises(BpfError) as caught:
+    missing = counting_nothing("kprobe/security_file_opn")
+    with LoadedProgram.load(missing) as program, pytest.raises(BpfError) as caught:
         program.attach()
-    assert "function 'no_such_function'" in str(caught.value)
-    assert "no such function" in caught.value.hint
-    missing = counting_nothing("tracepoint/sched/no_such_event")
-    with LoadedProgram.load(missing) as program, pytest.raises(BpfError, match="no tracepoint sched/no_such_event"):
-        program.attach()
+    assert "function 'security_file_opn'" in str(caught.value)
+    assert f"kernel {os.uname().release} has no such function" in caught.value.hint
+    assert "; nearest: security_file_open" in caught.value.hint
+    for event, near in (
+        ("sched/sched_proces_exit", "sched/sched_process_exit"),
+        ("shed/sched_process_exit", "sched/sched_process_exit"),
+    ):
+        with LoadedProgram.load(counting_nothing(f"tracepoint/{event}")) as program, pytest.raises(BpfError) as caught:
+            program.attach()
+        assert f"there is no tracepoint {event} in /sys/kernel/" in str(caught.value)
+        assert caught.value.hint.startswith(f"kernel {os.uname().release} has no such tracepoint; nearest: {near}")
 
 
 def counting_nothing(section: str) -> Program:
