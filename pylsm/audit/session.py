@@ -494,7 +494,8 @@ class Audit:
     def settle(self) -> None:
         """Do what a start need not wait for; done by the constructor unless it was told not to.
 
-        Until then a path that is too long for the kernel's own helper comes as its last component, marked ``basename``.
+        Until then the program at the hook has none to hand over to: an open whose path is longer than 256 bytes, or by
+        a process with overridden credentials, makes no event and is counted as ``unreadable``.
         """
         if self._pinned is None and self._walkers is None:
             self._add_walkers(self._plan, self._object)

@@ -82,12 +82,12 @@ class _Backlog:
     def add(self, events: list[Event], size: int = 0) -> None:
         """More events, of ``size`` bytes."""
         if events:
-            if self._reads and len(self._reads[-1][0]) < _BATCH:
-                earlier, bytes_before = self._reads.pop()
-                events, size = earlier + events, bytes_before + size
-                self._bytes -= bytes_before
-            self._reads.append((events, size))
             self._bytes += size
+            if self._reads and len(self._reads[-1][0]) < _BATCH:  # single ones come together
+                earlier, before = self._reads.pop()
+                earlier += events
+                events, size = earlier, before + size
+            self._reads.append((events, size))
 
     def take(self) -> list[Event]:
         """The oldest `_BATCH` events, or those that were read with the oldest if they are fewer."""

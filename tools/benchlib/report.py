@@ -126,6 +126,17 @@ def _scale(result: dict[str, Any]) -> dict[str, str]:
         Line(words, [(point["opens"], point[f"pylsm, {when}"] - point[f"empty, {when}"]) for point in result["opens"]])
         for when, words in (("new", "for the first time"), ("again", "again"))
     ]
+    rules = [
+        Line(
+            f"rules of {kind}",
+            [
+                (point["size"], sample(point["cost"]).median - sample(found["empty"]).median)
+                for point in found["sizes"]
+                if point["size"]
+            ],
+        )
+        for kind, found in result["rules"].items()
+    ]
     points = result["cpus"]["points"]
     cpus = [
         Line(cell, [(point["cpus"], sample(point[cell]).median) for point in points])
@@ -136,6 +147,7 @@ def _scale(result: dict[str, Any]) -> dict[str, str]:
     return {
         "scale-family": curves("Cost by size of the family", family, "processes", over),
         "scale-opens": curves("Cost by files opened before", opens, "files", over),
+        "scale-rules": curves("Cost by rules in a trie", rules, "rules", over),
         "scale-cpus": curves("Cost by processors", cpus, "processors", "time over that without pylsm", mark=1.0),
     }
 

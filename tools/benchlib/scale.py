@@ -1,4 +1,4 @@
-"""In the machine: does a hook cost more when the family is larger, or the table of opens fuller?
+"""In the machine: does a hook cost more when the family is larger, the table of opens fuller, the rules are more?
 
 Run by ``tools/bench scale`` under ``tools/vm --icount``.
 """
@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from pylsm.audit import Audit
+from pylsm.audit.filters import Filters
 from pylsm.loader import Object
 from tools.benchlib.hooks import empty
 from tools.benchlib.machine import save
-from tools.benchlib.work import Work, make_files
+from tools.benchlib.work import FOLDER, Work, make_files
 
 __all__ = ["main"]
 
 FAMILIES = (1, 10, 100, 1_000, 10_000, 100_000)
 OPENS = (100, 1_000, 10_000, 30_000, 60_000, 100_000)
+#: How many rules are in a trie: of destinations that are not shown, and of paths.
+DESTINATIONS = (0, 1, 10, 100, 1_000, 10_000)
+PATHS = (0, 1, 10, 100, 1_000, 4_000)
 _ROUNDS = 2000
 #: Above every pid there is, below every pid there may be (PID_MAX_LIMIT, 4 Mi).
 _FIRST_PID = 1 << 21
@@ -82,6 +86,38 @@ def _opens(program: Path) -> list[dict[str, Any]]:
     return points
 
 
+def _rules(program: Path, runs: int) -> dict[str, Any]:
+    """What a connect and an open that are recorded cost by how many rules are looked through for them."""
+    result: dict[str, Any] = {}
+    for kind, workload, sizes in (("destinations", "connect", DESTINATIONS), ("paths", "new", PATHS)):
+        with Object(empty()) as floor, Work(program, _ROUNDS) as work:
+            floor.attach()
+            found: dict[str, Any] = {"empty": [work.run(workload) for _ in range(runs)], "sizes": []}
+        for size in sizes:
+            with Audit(source="lsm", filters=_refusing(kind, size)) as audit, Work(program, _ROUNDS) as work:
+                audit.trace([work.pid])
+                costs = []
+                for _ in range(runs):
+                    costs.append(work.run(workload))
+                    audit.read()
+                if audit.counts().recorded < _ROUNDS * runs:
+                    raise RuntimeError(f"{size} rules of {kind} let through {audit.counts()}")
+            found["sizes"].append({"size": size, "cost": costs})
+            print(kind, found["sizes"][-1], flush=True)
+        result[kind] = found
+    return result
+
+
+def _refusing(kind: str, size: int) -> Filters | None:
+    """Rules that refuse nothing the workload does, and lie close to it."""
+    if not size:
+        return None
+    if kind == "paths":
+        return Filters(not_paths=[f"{FOLDER}/f{number:06d}x" for number in range(size)])
+    networks = (number * 0x9E3779B1 >> 8 & 0xFFFFFF for number in range(1, size + 1))
+    return Filters(not_dsts=[f"{n >> 16}.{n >> 8 & 255}.{n & 255}.0/24" for n in networks if n != 0x7F0000])
+
+
 def main(arguments: list[str]) -> None:
     """Measure and save the result.
 
@@ -93,7 +129,13 @@ def main(arguments: list[str]) -> None:
     with Work(program, _ROUNDS) as warm:  # pays for caches that all later ones find filled
         for name in ("same", "connect"):
             warm.run(name)
-    result = {"kernel": os.uname().release, "family": _families(program, int(arguments[1])), "opens": _opens(program)}
+    runs = int(arguments[1])
+    result = {
+        "kernel": os.uname().release,
+        "family": _families(program, runs),
+        "opens": _opens(program),
+        "rules": _rules(program, runs),
+    }
     save("scale", result)
 
 

@@ -190,7 +190,7 @@ def _contenders(plan: Plan, in_machine: bool) -> tuple[list[dict[str, Any]], lis
 
 def _scale(plan: Plan) -> Any:
     work = plan.programs["work"]
-    result = machine.run("scale", [work, 1 if plan.quick else 3], files=[work], memory=2048, timeout=1500)
+    result = machine.run("scale", [work, 1 if plan.quick else 3], files=[work], memory=2048, timeout=2400)
     result["cpus"] = machine.run("cpus", [work, 3 if plan.quick else 7], files=[work], icount=False, cpus=8)
     return result
 
@@ -201,5 +201,5 @@ SECTIONS = (
     Section("reader", "records/s to events, lines/s to JSON, latency, idle CPU (this kernel, as root)", _reader),
     Section("burst", "100,000 opens traced with defaults: nothing may be lost (this kernel and machine)", _burst),
     Section("peers", "a workload under pylsm, strace, bpftrace, auditd (machine --icount, this kernel)", _peers),
-    Section("scale", "cost by size of the family, opens remembered, processors (machine)", _scale),
+    Section("scale", "cost by size of the family, opens remembered, rules, processors (machine)", _scale),
 )

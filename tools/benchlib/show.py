@@ -289,6 +289,15 @@ def _scale(result: dict[str, Any]) -> list[Table]:
         )
         for point in result["opens"]
     ]
+    rules = [
+        (
+            kind,
+            f"{point['size']:,}" if point["size"] else "no such filter",
+            f"{sample(point['cost']).median - sample(found['empty']).median:,.0f}",
+        )
+        for kind, found in result["rules"].items()
+        for point in found["sizes"]
+    ]
     cpus = [(str(point["cpus"]), *(str(sample(point[cell])) for cell in _CELLS)) for point in result["cpus"]["points"]]
     return [
         Table(
@@ -300,7 +309,16 @@ def _scale(result: dict[str, Any]) -> list[Table]:
             "Guest instructions over empty programs, by files that one process has opened before",
             ("files", "each for the first time", "each again", "recorded", "deduplicated", "lost"),
             opens,
-            ["What finds no room in its set of the table is recorded again when it is opened again."],
+            [
+                "The table has 262,144 sets of the two latest fingerprints. What finds no room in its set is recorded "
+                "again when it is opened again."
+            ],
+        ),
+        Table(
+            "Guest instructions over empty programs, by rules in a trie that refuse something else",
+            ("rules of", "how many", "an open of a new file, or a connect"),
+            rules,
+            ["Those of paths are looked through for an open of a new file, those of destinations for a connect."],
         ),
         Table(
             "Time over that without pylsm, all processors busy at once",
