@@ -56,6 +56,10 @@ class Network(NamedTuple):
         return int.from_bytes(address, "big") >> rest == int.from_bytes(self.address, "big") >> rest
 
 
+def _first_bits(address: bytes, bits: int) -> int:
+    return int.from_bytes(address, "big") >> 8 * len(address) - bits
+
+
 def parse_network(text: str) -> Network:
     """A network in CIDR notation, or an address.
 
@@ -208,12 +212,18 @@ class Filters:
         networks = {n for n in (*self._wanted_networks, *self._refused_networks) if len(n.address) == size}
         networks.add(Network(bytes(size), 0))
 
-        def inside(network: Network, rules: Iterable[Network]) -> bool:
-            return any(rule.bits <= network.bits and rule.has(network.address) for rule in rules)
+        def prefixes(rules: Iterable[Network]) -> set[tuple[int, int]]:
+            return {(n.bits, _first_bits(n.address, n.bits)) for n in rules if len(n.address) == size}
 
+        def inside(network: Network, rules: set[tuple[int, int]], lengths: list[int]) -> bool:
+            return any((n, _first_bits(network.address, n)) in rules for n in lengths if n <= network.bits)
+
+        # By prefix, not rule by rule: each of them is a network to be decided on.
+        wanted, refused = prefixes(self._wanted_networks), prefixes(self._refused_networks)
+        wanted_lengths, refused_lengths = (sorted({bits for bits, _ in each}) for each in (wanted, refused))
         return {
-            network: (not self._wanted_networks or inside(network, self._wanted_networks))
-            and not inside(network, self._refused_networks)
+            network: (not self._wanted_networks or inside(network, wanted, wanted_lengths))
+            and not inside(network, refused, refused_lengths)
             for network in networks
         }
 

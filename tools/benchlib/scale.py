@@ -23,7 +23,7 @@ __all__ = ["main"]
 FAMILIES = (1, 10, 100, 1_000, 10_000, 100_000)
 OPENS = (100, 1_000, 10_000, 30_000, 60_000, 100_000)
 #: How many rules are in a trie: of destinations that are not shown, and of paths.
-DESTINATIONS = (0, 1, 10, 100, 1_000)
+DESTINATIONS = (0, 1, 10, 100, 1_000, 10_000)
 PATHS = (0, 1, 10, 100, 1_000)
 _ROUNDS = 2000
 #: Above every pid there is, below every pid there may be (PID_MAX_LIMIT, 4 Mi).
