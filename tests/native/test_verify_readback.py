@@ -124,6 +124,7 @@ def test_stack_and_context_are_followed_in_what_the_kernel_gives_back() -> None:
         assert dict(prove_loaded(program, None).stores) == {"stack": 2}
 
 
+@pytest.mark.timeout(900)  # all programs of four sources, loaded and proved twice, emulated beside another machine
 def test_check_prove(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pylsm", "check", "--prove", "--json"], capture_output=True, text=True, check=False
