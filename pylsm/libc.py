@@ -63,6 +63,12 @@ class Memory(bytearray):
         else:
             self.address = 0
 
+    def loosen(self) -> None:
+        """Let it be moved, and freed with its last reference: what holds it in place is a circle, which only the
+        garbage collector takes away. `address` is of no use any more."""
+        del self._held
+        self.address = 0
+
     def text(self) -> bytes:
         """Up to the first NUL."""
         return bytes(self.partition(b"\0")[0])

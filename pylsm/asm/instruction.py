@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import OperandError, RangeError, RegisterError, SourceLine
-from pylsm.asm.references import Reference
+from pylsm.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pylsm.asm.references import Reference
 
 __all__ = ["Instruction", "decode", "encode"]
 

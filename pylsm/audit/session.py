@@ -196,7 +196,8 @@ class Audit:
             own = self._maps([traced, records])
             self._traced = stack.enter_context(_shared(traced_map, traced, own))
             self._ring_map = stack.enter_context(_shared(ring, records, own))
-            self._ring = stack.enter_context(RingBuffer(self._ring_map))
+            self._mapped: RingBuffer | None = None
+            stack.callback(self._unmap)
             if self._pinned is None:
                 stack.callback(self._leave_family)
             self._object = stack.enter_context(self._first_source(source))
@@ -277,6 +278,17 @@ class Audit:
         return self._pinned.path if self._pinned is not None else None
 
     # ---- starting ------------------------------------------------------------------------------------------------
+
+    @property
+    def _ring(self) -> RingBuffer:
+        """Mapped when first asked for: programs are loaded by then, and the kernel's types out of memory again."""
+        if self._mapped is None:
+            self._mapped = RingBuffer(self._ring_map)
+        return self._mapped
+
+    def _unmap(self) -> None:
+        if self._mapped is not None:
+            self._mapped.close()
 
     def _first_source(self, wanted: str) -> Object:
         """Open the first source that works, and set `source`."""

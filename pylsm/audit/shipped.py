@@ -61,12 +61,18 @@ def build() -> bytes:
             (
                 part,
                 tuple(
-                    (event_of[program.name], _verdict(program), outline(program, specs).pack()) for program in programs
+                    # Each by itself: only those that are asked for are read.
+                    (event_of[program.name], _verdict(program), _dumped(outline(program, specs).pack()))
+                    for program in programs
                 ),
             )
             for part, programs in parts.items()
         ),
     )
+    return _dumped(contents)
+
+
+def _dumped(contents: Any) -> bytes:
     return marshal.dumps(_plain(contents), _FORMAT)
 
 
@@ -142,15 +148,14 @@ class Shipped:
             return None
         if not set(plan.events) <= set(_PLAN.events):
             return None
-        from pylsm.btf.reader import Btf
         from pylsm.loader.template import Template
 
         chosen = [entry for entry in self._parts[part] if entry[0] in ("", *plan.events)]
-        templates = [Template.unpack(packed) for _, _, packed in chosen]
+        templates = [Template.unpack(marshal.loads(packed)) for _, _, packed in chosen]
         used = dict.fromkeys(name for template in templates for name in template.maps)
         known: dict[Any, Any] = {}
         try:
-            kernel = Btf.kernel()
+            kernel = _kernel()
             for (_, verdict, _), template in zip(chosen, templates):
                 if verdict >= 0 and _argument(template.image.section, kernel) != verdict:
                     return None
@@ -158,6 +163,15 @@ class Shipped:
         except PylsmError:
             return None
         return Image(tuple(self._maps[name] for name in used), programs)
+
+
+def _kernel() -> Btf:
+    """The running kernel's types."""
+    from pylsm.btf.reader import Btf
+    from pylsm.loader.kernel_types import kernel_types
+
+    data = kernel_types()
+    return Btf.kernel() if data is None else Btf(data, name=f"kernel {os.uname().release}")
 
 
 def _argument(section: str, kernel: Btf) -> int | None:

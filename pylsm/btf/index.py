@@ -19,14 +19,14 @@ own length is damaged is noticed when somebody asks for it. Sections up to 64 Ki
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right
+from _bisect import bisect_right  # without the module in Python around it
 from itertools import accumulate
 
 from pylsm.btf.errors import BtfError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["BODY", "TypeIndex"]
 
@@ -57,7 +57,7 @@ VLEN = 0xFFFFFF  # 16 bits are in use; the newest headers widen it to 24, which 
 KIND = 0x7F  # likewise 5 bits, widened to 7
 
 _CHUNK = 1 << 15  # words looked at in one go: what was asked for is usually in the first
-_BLOCKS = 64  # a chunk is cut in blocks that are counted apart, so that a question counts one block only
+_BLOCKS = 32  # a chunk is cut in blocks that are counted apart, so that a question counts one block only
 _BLOCK = _CHUNK // _BLOCKS
 _MANY = 256  # located records after which a chunk's positions are kept
 _EXACT_BELOW = 1 << 14  # words; smaller sections are walked
@@ -66,16 +66,13 @@ _TOP = 3 if sys.byteorder == "little" else 0  # the top byte of a word
 # Words for each element in the body of a record that must be looked at, 0 for a body of one word, by top byte
 # of the info word; -1 for a kind this reader does not know, -2 where the body has no large words.
 _STEP = [-1] * 256
-for _byte in range(256):
-    _kind = _byte & KIND
-    if _kind in (1, 17):
-        _STEP[_byte] = 0
-    elif _kind in (6, 19) or _byte in (0x84, 0x85):
-        _STEP[_byte] = BODY[_kind][1]
-    elif _kind in BODY or _byte == 0:
-        _STEP[_byte] = -2
-_HARD = bytes(int(step > -2) for step in _STEP)
-_ONE = bytes(int(byte != 0) for byte in range(256))
+_STEP[0] = -2
+for _kind, (_, _each) in BODY.items():
+    _large = 0 if _kind in (1, 17) else _each if _kind in (6, 19) else -2
+    _STEP[_kind] = _large
+    _STEP[_kind | 0x80] = _each if _kind in (4, 5) else _large
+_HARD = bytes([step > -2 for step in _STEP])
+_ONE = b"\0" + b"\1" * 255
 
 
 class TypeIndex:
@@ -86,12 +83,14 @@ class TypeIndex:
         layout: body sizes in words of kinds newer than this reader, as in `BODY`.
         source: name of the BTF, for errors.
         exact: walk every record (True), never (False); None decides by size.
+        find: as `bytes.find` of the section with both bounds, where its bytes can be searched without a copy.
     """
 
     __slots__ = (
         "_before",
         "_count",
         "_exact",
+        "_find",
         "_marks",
         "_next",
         "_skip",
@@ -109,8 +108,10 @@ class TypeIndex:
         layout: dict[int, tuple[int, int]] | None = None,
         source: str = "",
         exact: bool | None = None,
+        find: Callable[[bytes, int, int], int] | None = None,
     ) -> None:
         self._words = words
+        self._find = self._find_in_copy if find is None else find
         self._source = source
         self._exact = len(words) < _EXACT_BELOW if exact is None else exact
         self.body = {**layout, **BODY} if layout else BODY
@@ -209,7 +210,7 @@ class TypeIndex:
             # bytes.find is fastest with a short needle that does not end in the commonest byte.
             short = whole.rstrip(b"\0")
             needle = short if len(short) >= 2 else whole
-        words = self._words
+        words, find = self._words, self._find
         chunk = 0
         while chunk < len(self._marks) or self._scan():
             marks = self._marks[chunk]
@@ -217,18 +218,23 @@ class TypeIndex:
                 chunk += 1
                 continue
             first = chunk * _CHUNK
-            start = max(first - 1, 0)  # a record's name is the word before its info word
-            raw = words[start : first + len(marks) - 1].tobytes()
-            at = raw.find(needle)
+            # A record's name is the word before its info word.
+            at, stop = max(first - 1, 0) * 4, (first + len(marks) - 1) * 4
+            at = find(needle, at, stop)
             while at >= 0:
                 if not at & 3:
-                    position = start + (at >> 2)
+                    position = at >> 2
                     mark = marks[position + 1 - first]
                     if mark and kind in (-1, mark & KIND) and words[position] == name_off:
                         return position
-                at = raw.find(needle, at + 1)
+                at = find(needle, at + 1, stop)
             chunk += 1
         return -1
+
+    def _find_in_copy(self, needle: bytes, start: int, stop: int) -> int:
+        first = start >> 2
+        at = self._words[first : stop >> 2].tobytes().find(needle, start - first * 4)
+        return at if at < 0 else at + first * 4
 
     def search_any(self, name_offs: set[int], kind: int) -> int:
         """As `search` for any of several name offsets, looking at each record."""

@@ -39,6 +39,9 @@ _C_KINDS = (Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF, Kind.
 # The kernel follows at most 32 (MAX_RESOLVE_DEPTH); a longer chain is a circle for all purposes.
 _MAX_CHAIN = 64
 
+# Records whose place is remembered: who asks for a few types asks for them often, who asks for all does so once.
+_MANY_PLACES = 1024
+
 
 class Btf:
     """The types in one BTF, or in a split BTF together with its base.
@@ -65,21 +68,36 @@ class Btf:
         view = view.cast("B")
         types, strings, layout, self.byteorder = _sections(view, name, base is not None)
         words = view[types[0] : types[1]]
+        find = None
         if self.byteorder != sys.byteorder:
             from array import array
 
             swapped = array("I", words.tobytes())
             swapped.byteswap()
             words = memoryview(swapped).cast("B")
+        elif isinstance(data, (bytes, bytearray)):
+            within, first = data.find, types[0]
+
+            def find(needle: bytes, start: int, stop: int) -> int:
+                return max(within(needle, start + first, stop + first) - first, -1)
+
         self._words: memoryview[int] = words.cast("I")
-        self._strings = view[strings[0] : strings[1]].tobytes()
-        self._index = TypeIndex(self._words, layout=layout, source=name)
+        # The string section, within the data where that can be searched without a copy.
+        self._strings: bytes | bytearray
+        if isinstance(data, (bytes, bytearray)):
+            self._strings, (start, self._strings_end) = data, strings
+        else:
+            self._strings, start = view[strings[0] : strings[1]].tobytes(), 0
+            self._strings_end = strings[1] - strings[0]
+        self._strings_start = start
+        self._index = TypeIndex(self._words, layout=layout, source=name, find=find)
         self._string_base: int = base.string_end if base is not None else 0
-        self.string_end: int = self._string_base + len(self._strings)
+        self.string_end: int = self._string_base + strings[1] - strings[0]
+        self._string_shift = start - self._string_base  # of an offset, to where it is in `_strings`
         self._first = 1 if base is None else -1  # id of the first record; -1: not asked for yet
         self._found: dict[tuple[str, Kind | None], int] = {}
         self._named = -2  # number of the first named type in sorted BTF; -1: not sorted, -2: not looked at
-        self._places: dict[int, int] = {}  # ids whose record find() has just come from
+        self._places: dict[int, int] = {}  # ids whose record has been come upon
 
     # -- where BTF comes from ------------------------------------------------------------------------------
 
@@ -211,25 +229,31 @@ class Btf:
 
     def _raw_name(self, number: int) -> bytes:
         """The name of an own type as it stands in the string section; b"" for one outside of it."""
-        at = self._words[self._index.locate(number)] - self._string_base
-        return self._strings[at : self._strings.find(b"\0", at)] if 0 <= at < len(self._strings) else b""
+        offset = self._words[self._index.locate(number)]
+        if not self._string_base <= offset < self.string_end:
+            return b""
+        at = offset + self._string_shift
+        return bytes(self._strings[at : self._strings.find(b"\0", at)])
 
     def _offsets(self, text: bytes) -> Iterator[int]:
         """Where the string sections hold a name as a string of its own."""
         if self.base is not None:
             yield from self.base._offsets(text)
-        at = self._strings.find(b"\0" + text + b"\0") + 1
-        if at or self._strings.startswith(text + b"\0"):  # the strings of split BTF may start with a name
-            yield self._string_base + at
+        start, end = self._strings_start, self._strings_end
+        at = self._strings.find(b"\0" + text + b"\0", start, end)
+        if at >= 0:
+            yield at + 1 - self._string_shift
+        elif self._strings.startswith(text + b"\0", start, end):  # the strings of split BTF may start with a name
+            yield self._string_base
 
     def _tails(self, text: bytes) -> Iterator[int]:
         """Where the string sections hold a name as the end of another string."""
         if self.base is not None:
             yield from self.base._tails(text)
-        at = self._strings.find(text + b"\0")
+        at = self._strings.find(text + b"\0", self._strings_start, self._strings_end)
         while at >= 0:
-            yield self._string_base + at
-            at = self._strings.find(text + b"\0", at + 1)
+            yield at - self._string_shift
+            at = self._strings.find(text + b"\0", at + 1, self._strings_end)
 
     def find_c(self, name: str) -> int:
         """The id of a type by how C writes its name.
@@ -259,8 +283,7 @@ class Btf:
         """
         if offset < self._string_base and self.base is not None:
             return self.base.string(offset)
-        at = offset - self._string_base
-        if not 0 <= at < len(self._strings):
+        if not self._string_base <= offset < self.string_end:
             if offset == 0:
                 return ""
             raise BtfError(
@@ -269,6 +292,7 @@ class Btf:
                 section="string",
                 offset=offset,
             )
+        at = offset + self._string_shift
         return self._strings[at : self._strings.index(0, at)].decode("utf-8", "backslashreplace")
 
     def _is_name(self, offset: int, text: bytes) -> bool:
@@ -276,7 +300,7 @@ class Btf:
         btf = self
         while offset < btf._string_base and btf.base is not None:
             btf = btf.base
-        return btf._strings.startswith(text, offset - btf._string_base)
+        return btf._strings.startswith(text, offset + btf._string_shift, btf._strings_end)
 
     def name_of(self, id: int) -> str:
         """The name of a type, "" when it has none, "void" for id 0.
@@ -338,6 +362,8 @@ class Btf:
             position = self._index.locate(number) if number >= 0 else -1
             if position < 0:
                 raise BtfError(f"no type with id {id}", source=self.name, section="type")
+            if len(self._places) < _MANY_PLACES:
+                self._places[id] = position
         return self._words, position, self._words[position + 1], self._index.end(position)
 
     def type(self, id: int) -> Type:
@@ -566,8 +592,10 @@ class Btf:
             words, position, info, end = self._record(at)
             body = position + 3
             names = words[body:end:3].tolist()
+            own, first = self._strings, self._string_base
+            shift, last = self._string_shift, self._strings_end
             for number, offset in enumerate(names):
-                if self._is_name(offset, text):
+                if own.startswith(text, offset + shift, last) if offset >= first else self._is_name(offset, text):
                     place, bits = _place(words[body + 3 * number + 2], info)
                     return words[body + 3 * number + 1], start + place, bits
             for number, offset in enumerate(names):

@@ -18,7 +18,6 @@ EnumRef       ``imm``
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
 
 from pylsm.asm import opcodes as op
 from pylsm.asm.errors import AsmError
@@ -39,6 +38,7 @@ from pylsm.light import TYPE_CHECKING
 from pylsm.loader.errors import ResolveError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from typing_extensions import TypeAlias

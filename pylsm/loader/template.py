@@ -7,7 +7,6 @@ it is loaded: that needs neither the assembler nor the program's source.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 from pylsm.asm.instruction import Instruction, encode
 from pylsm.light import TYPE_CHECKING, NamedTuple
@@ -17,6 +16,7 @@ from pylsm.loader.relocate import OF_KERNEL, Known, resolve_one
 from pylsm.loader.sections import Section, parse_section
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pylsm.btf import Btf

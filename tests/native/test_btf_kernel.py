@@ -159,7 +159,7 @@ def test_what_declare_makes() -> None:
 def declared_bytes(declared: Btf) -> bytes:
     """The bytes that a Btf was made from (24 bytes of header, then types, then strings)."""
     types = declared._words.tobytes()
-    strings = declared._strings
+    strings = bytes(declared._strings[declared._strings_start : declared._strings_end])
     return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings)) + types + strings
 
 

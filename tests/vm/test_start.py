@@ -20,6 +20,7 @@ import pylsm
 from pylsm.audit.events import DEFAULT
 from pylsm.audit.shipped import FILE, Shipped, build
 from pylsm.audit.sources import SOURCES, Plan
+from pylsm.loader.kernel_types import kernel_types
 from pylsm.loader.prepare import prepare
 
 pytestmark = [
@@ -189,3 +190,11 @@ def test_a_hook_with_another_number_of_arguments_is_left_to_the_proof(
     assert Shipped().programs(plan, "hooks") is not None
     monkeypatch.setattr("pylsm.audit.shipped._argument", lambda section, kernel: 2)
     assert Shipped().programs(plan, "hooks") is None
+
+
+def test_the_kernels_types_by_bpf_are_those_in_sys() -> None:
+    found = kernel_types()
+    if found is None:
+        assert os.uname().release.startswith("5.10."), "before, they are shown from the first tracing program on only"
+        return
+    assert bytes(found) == Path("/sys/kernel/btf/vmlinux").read_bytes()
