@@ -5,15 +5,23 @@ from __future__ import annotations
 import struct
 
 from pylsm.asm import opcodes as op
-from pylsm.asm.errors import OperandError, RangeError, RegisterError, SourceLine
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pylsm.asm.errors import AsmError, SourceLine
     from pylsm.asm.references import Reference
 
 __all__ = ["Instruction", "decode", "encode"]
+
+
+def _error(kind: str, message: str, line: SourceLine | None = None) -> AsmError:
+    """An error of that class; the module that has them is imported when there is one."""
+    from pylsm.asm import errors
+
+    found: AsmError = getattr(errors, kind)(message, line=line)
+    return found
 
 
 class Instruction:
@@ -45,11 +53,11 @@ class Instruction:
         line: SourceLine | None = None,
     ) -> None:
         if not -0x8000 <= off <= 0x7FFF:
-            raise RangeError(f"offset {off} does not fit 16 signed bits", line=line)
+            raise _error("RangeError", f"offset {off} does not fit 16 signed bits", line)
         if not -0x80000000 <= imm <= 0x7FFFFFFF and (opcode != op.LDDW or not op.S64_MIN <= imm <= op.U64_MAX):
-            raise RangeError(f"immediate {imm:#x} does not fit {64 if opcode == op.LDDW else 32} bits", line=line)
+            raise _error("RangeError", f"immediate {imm:#x} does not fit {64 if opcode == op.LDDW else 32} bits", line)
         if dst > self._last or src > self._last or dst < 0 or src < 0:
-            raise RegisterError(f"r{dst if not 0 <= dst <= 10 else src} is not a register (r0-r10)", line=line)
+            raise _error("RegisterError", f"r{dst if not 0 <= dst <= 10 else src} is not a register (r0-r10)", line)
         self.opcode = opcode
         self.dst = dst
         self.src = src
@@ -109,7 +117,7 @@ def encode(instructions: Iterable[Instruction], byteorder: str = "little") -> by
     elif byteorder == "big":
         pack, shift_dst, shift_src = struct.Struct(">BBhi").pack, 4, 0
     else:
-        raise OperandError(f"byte order {byteorder!r} is neither 'little' nor 'big'")
+        raise _error("OperandError", f"byte order {byteorder!r} is neither 'little' nor 'big'")
     out = []
     for i in instructions:
         registers = i.dst << shift_dst | i.src << shift_src
@@ -142,9 +150,9 @@ def decode(data: bytes, byteorder: str = "little", kind: type[Instruction] = Ins
         RegisterError: a register field above 10.
     """
     if byteorder not in ("little", "big"):
-        raise OperandError(f"byte order {byteorder!r} is neither 'little' nor 'big'")
+        raise _error("OperandError", f"byte order {byteorder!r} is neither 'little' nor 'big'")
     if len(data) % 8:
-        raise OperandError(f"{len(data)} bytes are no whole number of 8-byte instructions")
+        raise _error("OperandError", f"{len(data)} bytes are no whole number of 8-byte instructions")
     little = byteorder == "little"
     slots = struct.iter_unpack("<BBhi" if little else ">BBhi", data)
     for index, (opcode, registers, off, imm) in enumerate(slots):
@@ -152,6 +160,6 @@ def decode(data: bytes, byteorder: str = "little", kind: type[Instruction] = Ins
         if opcode == op.LDDW:
             second = next(slots, None)
             if second is None or second[:3] != (0, 0, 0):
-                raise OperandError(f"lddw in slot {index} has no second half")
+                raise _error("OperandError", f"lddw in slot {index} has no second half")
             imm = imm & 0xFFFFFFFF | (second[3] & 0xFFFFFFFF) << 32
         yield kind(opcode, dst, src, off, imm)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import sys
 
 from pylsm.asm import opcodes as op
-from pylsm.asm.errors import AsmError
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.references import (
     BitsRef,
@@ -34,6 +33,7 @@ from pylsm.asm.references import (
     Reference,
     TypeRef,
 )
+from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.errors import ResolveError
 
@@ -112,12 +112,8 @@ def resolve_one(instruction: Instruction, program: str, kernel: Callable[[], Btf
     assert instruction.reference is not None
     try:
         return _resolve_kernel(instruction, instruction.reference, kernel, known)
-    except (ResolveError, AsmError) as error:
-        raise _located(error, program, instruction) from None
-    except Exception as error:
-        if not _is_btf_error(error):
-            raise
-        raise _located(error, program, instruction) from error
+    except PylsmError as error:
+        raise _located(error, program, instruction) from (error if _is_btf_error(error) else None)
 
 
 def _resolve_inner(

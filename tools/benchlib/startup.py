@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pylsm.audit.shipped import FILE, build
 from tools.benchlib import CHECKOUT
 from tools.benchlib.machine import save
 
-__all__ = ["main"]
+__all__ = ["Start", "as_installed", "forget", "main", "start"]
 
 #: Where pylsm is laid as an installation has it: nothing beside it says that it is a checkout.
 SITE = Path("/tmp/site")
@@ -28,13 +28,13 @@ _CACHES = ("/root/.cache", "/var/cache", "/var/lib", "/run", "/tmp")
 _PATIENCE = 600.0
 
 
-def _forget() -> None:
+def forget() -> None:
     for folder in _CACHES:
         for found in Path(folder).glob("pylsm*"):
             shutil.rmtree(found, ignore_errors=True)
 
 
-def _as_installed() -> None:
+def as_installed() -> None:
     """A copy with bytecode as an installed package has it: the machine's own is compared with the source at every
     import."""
     shutil.rmtree(SITE, ignore_errors=True)
@@ -46,8 +46,24 @@ def _as_installed() -> None:
         path.write_bytes(data)
 
 
-def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
-    """(milliseconds until live, peak RSS in kB at that moment, what it printed last)."""
+class Start(NamedTuple):
+    """A start.
+
+    Attributes:
+        ms: from exec until it is live.
+        peak: RSS in kB at the most, until then.
+        running: how much of the time it ran: without what it waited for.
+        said: what it printed last.
+    """
+
+    ms: float
+    peak: int
+    running: float
+    said: str
+
+
+def start(contender: dict[str, Any], victim: int) -> Start:
+    """Start a contender and end it as soon as it is live."""
     command = [word.replace("PID", str(victim)).replace("ME", str(os.getpid())) for word in contender["command"]]
     environment = {**os.environ, "PYTHONPATH": str(SITE), **contender.get("environment", {})}
     ready = contender["ready"]
@@ -80,8 +96,9 @@ def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
         elif time.monotonic_ns() - began > _PATIENCE * 1e9:
             break
     took = (time.monotonic_ns() - began) / 1e6
-    peak = 0
+    peak, running = 0, 0.0
     if ready:
+        running = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e6
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
         # The kernel's own counts of pages lag behind by what a mapping of the ring adds at once; these do not.
@@ -93,7 +110,7 @@ def _start(contender: dict[str, Any], victim: int) -> tuple[float, int, str]:
     process.wait()
     if ready and not peak:
         raise RuntimeError(f"{contender['name']} ended early: {said[-400:].decode(errors='replace')}")
-    return took, peak, said[-200:].decode(errors="replace")
+    return Start(took, peak, running, said[-200:].decode(errors="replace"))
 
 
 #: A start that says where its time went: milliseconds since it was executed, and those inside bpf(2), by command.
@@ -150,7 +167,7 @@ def main(arguments: list[str]) -> None:
             "event" for when it shows one, "" for its end), phases (whether it is asked where its time goes), runs,
             discard (of these, uncounted), cold (without caches).
     """
-    _as_installed()
+    as_installed()
     results: dict[str, Any] = {"kernel": os.uname().release, "starts": {}}
     with subprocess.Popen(["sleep", "100000"]) as victim:
         for contender in json.loads(arguments[0]):
@@ -158,14 +175,17 @@ def main(arguments: list[str]) -> None:
             try:
                 for _ in range(contender["runs"]):
                     if contender.get("cold"):
-                        _forget()
-                    runs.append(_start(contender, victim.pid))
+                        forget()
+                    runs.append(start(contender, victim.pid))
             except (RuntimeError, OSError) as error:
                 results["starts"][contender["name"]] = {"failed": str(error)}
                 print(contender["name"], error, flush=True)
                 continue
             runs = runs[contender.get("discard", 0) :]
-            results["starts"][contender["name"]] = {"ms": [run[0] for run in runs], "rss_kb": [run[1] for run in runs]}
+            results["starts"][contender["name"]] = {
+                "ms": [run.ms for run in runs],
+                "rss_kb": [run.peak for run in runs],
+            }
             print(contender["name"], runs, flush=True)
             if contender.get("phases"):
                 results["phases"] = _phases(contender["command"], victim.pid)
