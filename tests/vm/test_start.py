@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases.kernel import needs
 from cases.lab import TRAMPOLINES
 
 import pylsm
+from pylsm.asm import MapType
 from pylsm.audit.events import DEFAULT
 from pylsm.audit.shipped import FILE, Shipped, build
 from pylsm.audit.sources import SOURCES, Plan
+from pylsm.loader import features
 from pylsm.loader.kernel_types import kernel_types
 from pylsm.loader.prepare import prepare
 
@@ -62,6 +65,8 @@ attach.announce = announce
 from pylsm.cli import main
 main(sys.argv[1:])
 """
+#: The best variant, which the programs that come along are of.
+task_storage = needs(features.map_type(MapType.TASK_STORAGE), "task storage", "5.11")
 #: Modules of pylsm that a start from the cache imports.
 MODULES = 44
 #: Calls of bpf(2) until both hooks are known to see. Those of BTF_LOAD are for people who look at maps and programs.
@@ -172,6 +177,7 @@ def test_the_first_start_of_an_installation_assembles_nothing(site: Path, tmp_pa
     assert len(again["used"]) >= 2 and not again["shipped"] and HEAVY.isdisjoint(again["modules"])
 
 
+@task_storage
 def test_what_is_brought_along_is_what_would_be_assembled(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Instruction by instruction, with lines and types, on each kernel that it fits, for kinds together and alone."""
     monkeypatch.setattr("pylsm.__file__", str(site / "pylsm/__init__.py"))
@@ -182,6 +188,7 @@ def test_what_is_brought_along_is_what_would_be_assembled(site: Path, monkeypatc
             assert brought.programs(plan, part) == prepare(programs), (events, part)
 
 
+@task_storage
 def test_a_hook_with_another_number_of_arguments_is_left_to_the_proof(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
