@@ -5,9 +5,11 @@ Whoever adds one raises the number here, and says in the commit why a start cann
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +22,10 @@ from cases.lab import TRAMPOLINES
 import pylsm
 from pylsm.asm import MapType
 from pylsm.audit.events import DEFAULT
+from pylsm.audit.maps import MARKS
 from pylsm.audit.shipped import FILE, Shipped, build
 from pylsm.audit.sources import SOURCES, Plan
-from pylsm.loader import features
+from pylsm.loader import BpfError, Map, features
 from pylsm.loader.kernel_types import kernel_types
 from pylsm.loader.prepare import prepare
 
@@ -122,6 +125,13 @@ def test_a_start_from_the_cache_has_its_exact_budget(warm: Path) -> None:
     found = start(warm, "--events", "connect,open")
     if found["variant"] != "d_path":
         pytest.skip(f"the numbers are those of kernels from 6.1 on; this one takes the variant {found['variant']}")
+    if "pylsm.loader.hints" in found["modules"]:
+        # A call has failed. Linux 7 has task storage only on processors with cmpxchg16b, which tools/vm leaves
+        # out (docs/vm.md): there the kernel answers ENOMEM, and the family is searched by number.
+        with Map.create(MARKS) as marks, pytest.raises(BpfError) as caught:
+            marks.update(struct.pack("=i", os.pidfd_open(os.getpid())), bytes(marks.value_size))
+        assert caught.value.errno == errno.ENOMEM
+        pytest.skip("this machine's processor lacks cmpxchg16b, so that its kernel gives no task storage")
     assert HEAVY.isdisjoint(found["modules"])
     assert len([name for name in found["modules"] if name.startswith("pylsm")]) == MODULES, found["modules"]
     assert {name: found["calls"].get(name, 0) for name in CALLS} == CALLS, found["calls"]
