@@ -24,6 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def load(source: str, *options: str) -> dict[str, str]:
+    if int(os.uname().release.partition(".")[0]) >= 7:
+        pytest.skip("Linux 7 runs no program of a tracepoint where another task was preempted in it: docs/kernels.md")
     command = [sys.executable, "tools/load", "--backend", source, "--seconds", "2", *options]
     with nothing_left():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
