@@ -724,6 +724,18 @@ class Audit:
             found[name] = (info.run_time_ns, info.run_cnt)
         return found
 
+    def skipped(self) -> tuple[int, int]:
+        """How many births and ends of processes on this machine the kernel did not tell the family's programs of.
+
+        Linux 7 preempts programs of tracepoints, and skips one for other tasks meanwhile (docs/kernels.md). Whether a
+        process skipped is a traced one's child, or a traced one, is not known.
+        """
+        births, ends = (
+            self._object.programs[name].info.recursion_misses if name in self._object.programs else 0
+            for name in ("sched_process_fork", "sched_process_exit")
+        )
+        return births, ends
+
     def counts(self) -> Counts:
         """The counts since the audit began."""
         found = {name: sum(self._per_cpu(index)) for index, name in enumerate(COUNTERS.fields)}

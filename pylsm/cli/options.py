@@ -643,3 +643,9 @@ def last_words(audit: Audit, quiet: bool) -> None:
         say("warning: events were lost because the ring was full; give it more room with --ring-size")
     if counts.family_full:
         say("warning: children were not traced because the family was full; make it larger with --family-size")
+    births, ends = audit.skipped()
+    if births or ends:
+        say(
+            f"warning: {births} births and {ends} ends of processes were not seen, since this kernel skips a program "
+            "that is preempted: children may have gone untraced (docs/kernels.md)"
+        )
