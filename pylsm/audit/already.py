@@ -18,7 +18,7 @@ from pylsm.audit.events import (
     HeldOpen,
     Listen,
 )
-from pylsm.audit.network import Held, held_sockets, inside, listed_sockets
+from pylsm.audit.network import Held, held_sockets, inside, listed_sockets, namespace_of
 from pylsm.audit.records import CONNECT, FILE_OPEN, FLAG_UNLINKED, LISTEN, SOURCE_LSM
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
@@ -49,8 +49,8 @@ def already_open(pids: Iterable[int], kinds: Sequence[str]) -> list[Event]:
         directory = f"/proc/{pid}"
         try:
             head = _head(pid)
-            net_ns = os.stat(f"{directory}/ns/net").st_ino
-            mnt_ns = os.stat(f"{directory}/ns/mnt").st_ino
+            net_ns = namespace_of(directory, "net")
+            mnt_ns = namespace_of(directory, "mnt")
             numbers = sorted(map(int, os.listdir(f"{directory}/fd")))
         except (OSError, ValueError):
             continue  # it has ended

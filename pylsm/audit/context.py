@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from pylsm.audit.cgroups import container_of
 from pylsm.audit.events import Context, Destination, Event, Exec, Exit, Fork, set_context
-from pylsm.audit.network import Routes, scope_of
+from pylsm.audit.network import Routes, namespace_of, scope_of
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _read_exe(process: _Process, directory: str) -> None:
 
 
 def _read_net_ns(process: _Process, directory: str) -> None:
-    process.net_ns = os.stat(f"{directory}/ns/net").st_ino
+    process.net_ns = namespace_of(directory, "net")
 
 
 def _read_cgroup(process: _Process, directory: str) -> None:

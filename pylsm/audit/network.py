@@ -5,6 +5,7 @@ Sources: rtnetlink(7), sock_diag(7), network_namespaces(7); RFC 6890 and its reg
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import pickle
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-__all__ = ["Held", "Routes", "held_sockets", "inside", "listed_sockets", "scope_of"]
+__all__ = ["Held", "Routes", "held_sockets", "inside", "listed_sockets", "namespace_of", "scope_of"]
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _TABLES: Final = (255, 254, 253)  # local, main, default (include/uapi/linux/rtnetlink.h)
@@ -215,6 +216,23 @@ def _ask() -> list[Held]:
                     ends = (row["idiag_src"], row["idiag_sport"], row["idiag_dst"], row["idiag_dport"])
                     found += _held(row["idiag_inode"], family, protocol, row["idiag_state"], ends)
     return found
+
+
+def namespace_of(directory: str, kind: str) -> int:
+    """The inode number of a process's namespace.
+
+    Args:
+        directory: the process's in /proc.
+        kind: "net" or "mnt".
+
+    Raises:
+        OSError: the process has ended, or is not for this one to look into.
+    """
+    path = f"{directory}/ns/{kind}"
+    name = os.readlink(path)  # "net:[4026531840]"
+    if not name:  # Linux 5.10 refuses nobody: it gives an empty name, and stat(2) the number of the directory
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    return int(name[len(kind) + 2 : -1])
 
 
 def inside(net_ns: int, path: str, work: Callable[[], _T]) -> _T:

@@ -40,7 +40,9 @@ def _refused(pid: int, entry: str) -> bool:
             os.readlink(f"/proc/{pid}/exe")
         else:
             os.listdir(f"/proc/{pid}/fd")
-            os.stat(f"/proc/{pid}/ns/net")
+            from pylsm.audit.network import namespace_of
+
+            namespace_of(f"/proc/{pid}", "net")
     except PermissionError:
         return True
     except OSError:
