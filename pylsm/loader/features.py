@@ -167,6 +167,9 @@ _FOREIGN: dict[str, tuple[ProgType, int]] = {
     "kprobe.session": (_P.KPROBE, 56),
     "uprobe.multi": (_P.KPROBE, 48),
     "uprobe.session": (_P.KPROBE, 57),
+    "fentry.multi": (_P.TRACING, 59),
+    "fexit.multi": (_P.TRACING, 60),
+    "fsession.multi": (_P.TRACING, 61),
 }
 
 #: Attach types that are told to the kernel when a program is loaded, as sections.
@@ -191,6 +194,7 @@ _ATTACH_TYPES = (
     "fentry/security_file_open",
     "fexit/security_file_open",
     "fmod_ret/security_file_open",
+    "fsession/security_file_open",
     "tp_btf/sched_process_exit",
     "iter/task",
 )
@@ -242,7 +246,7 @@ def _load(program: Program) -> None:
 
 
 def _section(name: str) -> Section:
-    """A section, those of other types and ``struct_ops/STRUCT.MEMBER`` too.
+    """A section, those of other types, ``struct_ops/STRUCT.MEMBER`` and ``fsession/FUNC`` too.
 
     Raises:
         SpecError: there is no such section.
@@ -251,8 +255,11 @@ def _section(name: str) -> Section:
     if name in _FOREIGN:
         type, attach = _FOREIGN[name]
         return Section(name, type, attach, "", 0, "none")
-    if name.startswith("struct_ops/"):
-        return Section(name, ProgType.STRUCT_OPS, 0, name.partition("/")[2], 0, "none")
+    prefix, _, target = name.partition("/")
+    if prefix == "struct_ops":
+        return Section(name, ProgType.STRUCT_OPS, 0, target, 0, "none")
+    if prefix == "fsession":
+        return Section(name, ProgType.TRACING, 58, target, 0, "none", "", "func")
     return parse_section(name)
 
 
@@ -268,7 +275,20 @@ def _image(section: Section, *instructions: Instruction) -> ProgramImage:
     image = prepare_program(_program("socket", *instructions), (), source_lines=False)
     if section.program is ProgType.STRUCT_OPS:
         image = image._replace(attach_id=_struct_ops(section)[0])
+    elif section.btf_kind:
+        image = image._replace(attach_id=_function(section.target))
     return image._replace(section=section.name)
+
+
+def _function(name: str) -> int:
+    """The kernel's id of a function."""
+    from pylsm.btf import Btf, BtfNotFound, Kind
+
+    types = Btf.kernel()
+    try:
+        return types.find(name, Kind.FUNC)
+    except BtfNotFound as error:
+        raise ResolveError(str(error)) from error
 
 
 def _struct_ops(section: Section) -> tuple[int, int]:
