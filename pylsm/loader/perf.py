@@ -68,9 +68,9 @@ def attach_kprobe(program: LoadedProgram, cookie: int = 0) -> Link:
         bit = int(_read(f"{_KPROBE_PMU}/format/retprobe").partition(":")[2] or 0)
     except OSError as error:
         raise BpfError(
-            f"cannot attach {program.label}: this kernel has no kprobe PMU ({_KPROBE_PMU})",
+            f"cannot attach {program.label}: kernel {os.uname().release} has no kprobe PMU ({_KPROBE_PMU})",
             errno=ENOTSUP,
-            hint="it was built without CONFIG_KPROBE_EVENTS; use a raw tracepoint",
+            hint="it was built without CONFIG_KPROBE_EVENTS; nearest: raw tracepoints (--backend raw_tracepoint)",
         ) from error
     name = Memory(function.encode() + b"\0")
     attr = PerfEventAttr(
