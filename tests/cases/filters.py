@@ -12,11 +12,22 @@ from typing import Any
 
 import pytest
 
-from cases.lab import BACKENDS, CONNECTS_AND_OPENS, Lab, Outcome, Worker, deep_directory, forked, look, touch
+from cases.lab import (
+    BACKENDS,
+    CONNECTS_AND_OPENS,
+    EMULATED,
+    Lab,
+    Outcome,
+    Worker,
+    deep_directory,
+    forked,
+    look,
+    touch,
+)
 from pylsm.audit.filters import Filters
 from pylsm.audit.session import Audit
 
-EVERY = BACKENDS if os.environ.get("PYLSM_VM") else ("raw_tracepoint",)
+EVERY = BACKENDS if EMULATED else ("raw_tracepoint",)
 O_CREAT = os.O_WRONLY | os.O_CREAT
 
 

@@ -17,6 +17,8 @@ from pylsm.loader.memlock import kernel_release
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
+#: In an emulated machine (tools/vm), where a start of pylsm takes a second, or some.
+EMULATED = bool(os.environ.get("PYLSM_VM"))
 X86_64 = os.uname().machine == "x86_64"
 if X86_64:  # arch/x86/entry/syscalls/syscall_64.tbl
     CONNECT, EXIT, OPENAT, NAME_TO_HANDLE_AT, OPEN_BY_HANDLE_AT = 42, 60, 257, 303, 304
@@ -168,6 +170,14 @@ def fork_as(pid: int) -> int:
             return child
         os.waitpid(child, 0)
     raise AssertionError(f"pid {pid} was never free")
+
+
+def sampled(steps: int, of_emulated: int) -> range:
+    """Which of many steps to try, each of which takes a start of pylsm: all of them; where that is emulated, one of so
+    many, not the same ones on all kernels."""
+    if not EMULATED:
+        return range(steps)
+    return range(sum(kernel_release()) % of_emulated, steps, of_emulated)
 
 
 def forked(work: Callable[[], Any]) -> int:

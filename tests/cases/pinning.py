@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cases.cli import Opener, Running, pylsm
-from cases.lab import CONNECTS_AND_OPENS, Lab, Worker, eventually, touch
+from cases.lab import CONNECTS_AND_OPENS, EMULATED, Lab, Worker, eventually, sampled, touch
 from pylsm.asm import MapSpec, MapType
 from pylsm.audit import maps, pinned
 from pylsm.audit.events import Event, FileOpen
@@ -195,6 +195,7 @@ def test_taken_over_under_load_with_every_open_accounted_for(source: str, place:
     def opens(number: int) -> Callable[[], int]:
         def until_stopped() -> int:
             count = 0
+            os.nice(10)  # it is a load, but who takes over has only so long
             while not stop.exists() and count < 100_000:
                 touch(work / f"{number}-{count}")
                 count += 1
@@ -210,7 +211,7 @@ def test_taken_over_under_load_with_every_open_accounted_for(source: str, place:
     audit.trace([worker.pid for worker in workers])
     for worker in workers:
         worker.release()
-    for _ in range(4):
+    for _ in range(2 if EMULATED else 4):
         programs.append(running_programs(place))
         seen += paths(audit.read(), work)
         audit.close()
@@ -243,16 +244,16 @@ def test_a_takeover_that_is_killed_anywhere_can_be_repeated(source: str, place: 
         audit.trace([worker.pid])
     worker.release()
     seen: list[str] = []
-    steps = 0
+    tried = 0
     try:
-        while steps < 30:
+        for steps in sampled(30, 4):
             killed = _killed_after(steps, _take_over_and_stop, place)
-            (tmp_path / f"go-{steps}").touch()
-            assert eventually(lambda number=steps: (tmp_path / f"done-{number}").exists())  # type: ignore[misc]
-            steps += 1
+            (tmp_path / f"go-{tried}").touch()
+            assert eventually(lambda number=tried: (tmp_path / f"done-{number}").exists())  # type: ignore[misc]
+            tried += 1
             if not killed:
                 break
-        assert 6 < steps < 30
+        assert not killed and steps > 6
         with Audit.adopt(place) as audit:
             seen += paths(audit.read(), tmp_path)
             assert audit.counts().lost == 0
@@ -261,7 +262,7 @@ def test_a_takeover_that_is_killed_anywhere_can_be_repeated(source: str, place: 
         os.kill(worker.pid, signal.SIGKILL)
         os.waitpid(worker.pid, 0)
         remove(place)
-    assert [name for name in seen if name.startswith("open")] == [f"open-{n}" for n in range(steps)]
+    assert [name for name in seen if name.startswith("open")] == [f"open-{n}" for n in range(tried)]
 
 
 def _on_command(directory: Path, number: int) -> None:
@@ -319,7 +320,7 @@ def _killed_after(steps: int, work: Callable[..., object], *arguments: object) -
 
 def test_pinning_that_is_killed_anywhere_leaves_what_detach_removes(source: str, place: Path) -> None:
     attached = []
-    for steps in range(80):
+    for steps in sampled(80, 5):
         killed = _killed_after(steps, lambda: Audit(source=source, events=CONNECTS_AND_OPENS, pin=place).close())
         if killed:
             with pytest.raises(PinnedError, match="holds no audit, or one that was never finished"):
@@ -327,7 +328,8 @@ def test_pinning_that_is_killed_anywhere_leaves_what_detach_removes(source: str,
         attached.append(sum(entry.startswith("link-") for entry in remove(place)))
         if not killed:
             break
-    assert attached[0] == 0 and attached[-1] == max(attached) >= 4 and len(attached) < 80
+    assert not killed
+    assert attached[0] == 0 and attached[-1] == max(attached) >= 4
 
 
 def test_a_start_that_fails_leaves_no_directory(source: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,19 +475,6 @@ def test_detach_of_a_directory_that_is_no_audit(tmp_path: Path, place: Path) -> 
     assert done.returncode == 125 and "is not on a BPF filesystem" in done.stderr
     (tmp_path / "file").touch()
     assert "Not a directory" in pylsm("detach", tmp_path / "file").stderr
-
-
-def test_options_that_contradict_each_other(place: Path) -> None:
-    for options in (
-        ["--adopt", place, "--backend", "fentry"],
-        ["--adopt", place, "--ring-size", "8M"],
-        ["--pin", place, "-p", "1", "--ringbuf", "/x"],
-        ["--pin", place, "--traced-map", "/x"],
-        ["--pin", place, "--adopt", place],
-        ["--pin", place],
-    ):
-        done = pylsm("attach", *options)
-        assert done.returncode == 2, (options, done.stderr)
 
 
 def test_nothing_is_attached_after_detach(source: str, place: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cases.lab import BACKENDS, Outcome, Worker, checked, eventually, forked, libc, touch
+from cases.lab import BACKENDS, EMULATED, Outcome, Worker, checked, eventually, forked, libc, touch
 from pylsm.audit.cgroups import resolve
 from pylsm.audit.events import FileOpen
 from pylsm.audit.globs import Glob
@@ -25,7 +25,7 @@ with open("/proc/self/mountinfo") as _mounts:
 
 
 # Of those with marks one, and one without; `EVERY` where the kernel side is as different as it gets.
-EVERY = BACKENDS if os.environ.get("PYLSM_VM") else ("raw_tracepoint",)
+EVERY = BACKENDS if EMULATED else ("raw_tracepoint",)
 
 
 @pytest.fixture(params=dict.fromkeys((EVERY[0], EVERY[-1])))

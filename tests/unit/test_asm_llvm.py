@@ -2,7 +2,7 @@
 
 LLVM 19 knows all but the load-acquire and store-release pair, packet loads with a constant beside the register, and
 the kernel's own spelling of atomics; it has no word for calls by pseudo source. The newest are checked against the
-kernel itself in tests/native/test_asm_kernel.py.
+kernel itself in tests/kernel/test_asm_kernel.py.
 """
 
 from __future__ import annotations

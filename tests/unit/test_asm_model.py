@@ -1,4 +1,4 @@
-"""The model itself, on the sentences of RFC 9669 that are easy to get wrong; the kernel agrees in tests/native."""
+"""The model itself, on the sentences of RFC 9669 that are easy to get wrong; the kernel agrees in tests/kernel."""
 
 from __future__ import annotations
 

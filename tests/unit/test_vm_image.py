@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from _pytest.assertion import rewrite
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
@@ -74,6 +75,26 @@ def test_bytecode_is_valid_by_hash(tmp_path: Path, checked: bool, flags: int) ->
     exec(marshal.loads(pyc[16:]), namespace)
     assert namespace["answer"] == 42
     assert python.bytecode(source, checked) == made, "the same whether just compiled or not"
+
+
+def test_rewritten_asserts_are_what_pytest_would_keep(tmp_path: Path) -> None:
+    source = tmp_path / "test_one.py"
+    source.write_text("def test_one():\n    assert 1 == 2\n")
+    made = python.rewritten(source)
+    assert made is not None
+    path, data = made
+    assert rewrite._read_pyc(source, Path(path)) is not None
+    assert python.rewritten(source) == (path, data) == (path, Path(path).read_bytes())
+    source.write_text("def test_one():\n    assert 1 == 3\n")
+    assert rewrite._read_pyc(source, Path(path)) is None
+    again = python.rewritten(source)
+    assert again is not None and again[1] != data
+    source.write_text("def test_one(:\n")
+    assert python.rewritten(source) is None
+
+
+def test_plugins_of_pytest_are_named() -> None:
+    assert {"pytest_timeout", "pytest_rerunfailures"} <= set(python.pytest_plugins(python.closure(python.required())))
 
 
 def test_bytecode_of_what_does_not_compile(tmp_path: Path) -> None:

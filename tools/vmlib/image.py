@@ -68,7 +68,12 @@ def write(out: BinaryIO, kernel: Kernel, job: Job, files: Iterable[Path] = ()) -
     with Archive(out) as archive:
         archive.directory(job.directory)
         for path in sorted({*checkout_files(), *files}):
-            _add(archive, path, checked=True, compiled=not foreign or sys.version_info[:2] == userland.VERSION)
+            compiled = not foreign or sys.version_info[:2] == userland.VERSION
+            _add(archive, path, checked=True, compiled=compiled)
+            if compiled and path.suffix == ".py" and path.is_relative_to(CHECKOUT / "tests"):
+                pyc = python.rewritten(path)
+                if pyc is not None:
+                    archive.file(*pyc)
         loaded = modules.closure(kernel.modules, job.modules)
         for name, data in loaded:  # not in /lib: a link in the base, which a directory would replace
             archive.file(f"/modules/{name}", data)
@@ -136,6 +141,10 @@ def _environment(interpreter: str) -> dict[str, str]:
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",  # a machine that dies takes along what is buffered
+        # Named, since pytest rewrites the asserts of all that belongs to a plugin that it finds by itself: all of
+        # hypothesis, which takes longer than most tests.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": ",".join(python.pytest_plugins(python.closure(python.required()))),
     }
 
 

@@ -10,6 +10,7 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import Distribution
@@ -26,7 +27,9 @@ __all__ = [
     "closure",
     "distribution_files",
     "interpreter_files",
+    "pytest_plugins",
     "required",
+    "rewritten",
 ]
 
 # They look at code and at output, outside: 80 MB that no command inside a machine needs, part of it compiled for one
@@ -119,6 +122,34 @@ def bytecode(source: Path, checked: bool, at: str = "") -> tuple[str, bytes] | N
     flags = 0b11 if checked else 0b01
     header = MAGIC_NUMBER + struct.pack("<I", flags) + source_hash(source.read_bytes())
     return cache_from_source(at or str(source)), header + marshal.dumps(code)
+
+
+def rewritten(source: Path) -> tuple[str, bytes] | None:
+    """Path and contents of the .pyc that pytest keeps of a module with its asserts rewritten, which takes long there.
+
+    It is valid by the source's hash. One that is missing here, or of an older source, is made as pytest would make it.
+    None for a file that does not compile, and where pytest is not installed or does this in another way.
+    """
+    try:
+        rewrite: Any = importlib.import_module("_pytest.assertion.rewrite")
+        pyc = source.parent / "__pycache__" / (source.stem + rewrite.PYC_TAIL)
+        if rewrite._read_pyc(source, pyc) is None:
+            digest, code = rewrite._rewrite_test(source, None)
+            data: bytes = MAGIC_NUMBER + struct.pack("<I", 0b11) + digest + marshal.dumps(code)
+            with suppress(OSError):
+                pyc.parent.mkdir(exist_ok=True)
+                part = pyc.with_name(f"{pyc.name}.{os.getpid()}")
+                part.write_bytes(data)
+                part.rename(pyc)
+            return str(pyc), data
+        return str(pyc), pyc.read_bytes()
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError, OSError):
+        return None
+
+
+def pytest_plugins(distributions: Iterable[Distribution]) -> list[str]:
+    """Modules that distributions bring along for pytest."""
+    return sorted(point.value for each in distributions for point in each.entry_points if point.group == "pytest11")
 
 
 def _name(requirement: str) -> str:

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import pytest
+from cases.lab import EMULATED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,7 +241,7 @@ def sound(draw: st.DrawFn) -> bytes:
 
 
 @given(sound())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40 if EMULATED else 200, deadline=None)
 def test_the_kernel_accepts_what_is_sound(data: bytes) -> None:
     accepted(data)
 

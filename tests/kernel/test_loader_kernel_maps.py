@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cases.lab import EMULATED
 
 from pylsm.asm import R0, Asm, MapSpec, MapType
 from pylsm.btf import BtfWriter
@@ -152,7 +153,7 @@ def test_what_stays_is_seen_exactly_once_while_others_come_and_go(type: MapType)
         thread = threading.Thread(target=churn)
         thread.start()
         try:
-            for _ in range(20):
+            for _ in range(5 if EMULATED else 20):
                 found = list(map.keys())
                 assert sorted(one for one in found if one in stays) == sorted(stays)
             while rounds < 2:

@@ -13,7 +13,7 @@ from cases.lab import X86_64
 
 pytestmark = [pytest.mark.vm, pytest.mark.skipif(not X86_64, reason="the README ran another machine's programs")]
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 def _normal(text: str) -> list[str]:
