@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
-from tools.benchlib import FOLDER, machine
+from tools.benchlib import FOLDER, floor, machine
 from tools.benchlib.build import SOURCES, Peer, build, fetch
 
 __all__ = ["SECTIONS", "Plan", "Section"]
@@ -81,6 +81,9 @@ def _startup(plan: Plan) -> Any:
             "discard": 1,
             "phases": True,
         },
+        # Needs the calls that were recorded of the one before.
+        {"name": floor.NOTHING, "command": ["python3", "-m", floor.EMPTY], "ready": "attached", "runs": runs},
+        {"name": floor.CALLS_ALONE, "command": ["python3", "-m", floor.REPLAY], "ready": "attached", "runs": runs},
         {"name": "pylsm, warm, console script", "command": script, "ready": "attached", "runs": runs},
         # The first of these fills the cache for its kinds.
         {"name": "pylsm, warm, default kinds", "command": default, "ready": "attached", "runs": runs + 1, "discard": 1},

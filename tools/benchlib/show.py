@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from tools.benchlib.floor import CALLS_ALONE, NOTHING
 from tools.benchlib.stats import TIMES, sample
 from tools.benchlib.tables import Table
 from tools.benchlib.targets import C_PROBE, Verdict, body
@@ -111,6 +112,7 @@ def _startup(result: dict[str, Any]) -> list[Table]:
             ],
         ),
         *_phases(result),
+        *_floor(result),
     ]
 
 
@@ -151,6 +153,36 @@ def _phases(result: dict[str, Any]) -> list[Table]:
                 "Attaching the first program to a function's entry, the kernel sleeps until every task has left the "
                 "code that it patches (synchronize_rcu_tasks); the C loader waits for the same. To do other work "
                 "meanwhile was tried and takes longer: a task that runs is waited for in steps of 100 ms."
+            ],
+        )
+    ]
+
+
+def _floor(result: dict[str, Any]) -> list[Table]:
+    """The least that a start by Python can cost, and what pylsm's and the C loader's consist of."""
+    starts = {name: each for name, each in result["starts"].items() if "running" in each}
+    peer = "C, libbpf"
+    if not {NOTHING, CALLS_ALONE, "pylsm, warm", peer} <= set(starts):
+        return []
+    took, ran = (
+        {name: sample(starts[name][what]).median for name in starts if starts[name][what]} for what in ("ms", "running")
+    )
+    loading, attaching = (int(part) / 1e6 for part in starts[peer]["said"].split()[:2])
+    least, ours, base = (took[name] for name in (CALLS_ALONE, "pylsm, warm", peer))
+    rows = [(name, took[name], ran[name]) for name in (NOTHING, CALLS_ALONE, "pylsm, warm", peer)]
+    return [
+        Table(
+            "The least that a start by Python can cost",
+            ("what", "M instructions", "of these it ran", "over C"),
+            [(name, f"{whole:,.1f}", f"{own:,.1f}", _ratio(whole / base)) for name, whole, own in rows],
+            [
+                "The calls alone are those that pylsm makes until its hooks see, recorded with all that they point to "
+                "and made again by a package of thirty lines that does nothing else (tools/benchlib/floor.py). "
+                f"`python -m` and the kernel are {least:,.0f} M, {_ratio(least / base)} of the C loader; what pylsm "
+                f"takes beyond, {ours - least:,.0f} M, is its own: options, checks, what is kept of maps and programs, "
+                f"the self-test and the family. Of the C loader's {base:,.0f} M, opening and loading are "
+                f"{loading:,.0f} M and attaching {attaching:,.0f} M. What does not run waits for the kernel's grace "
+                "periods, which end on ticks of 4 M."
             ],
         )
     ]

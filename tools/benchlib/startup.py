@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pylsm.arch import call_number
 from pylsm.audit.shipped import FILE, build
-from tools.benchlib import CHECKOUT
+from tools.benchlib import CHECKOUT, floor
 from tools.benchlib.machine import save
 
 __all__ = ["Start", "as_installed", "forget", "main", "start"]
@@ -168,6 +169,7 @@ def main(arguments: list[str]) -> None:
             discard (of these, uncounted), cold (without caches).
     """
     as_installed()
+    floor.lay(SITE, call_number("bpf"))
     results: dict[str, Any] = {"kernel": os.uname().release, "starts": {}}
     with subprocess.Popen(["sleep", "100000"]) as victim:
         for contender in json.loads(arguments[0]):
@@ -184,11 +186,14 @@ def main(arguments: list[str]) -> None:
             runs = runs[contender.get("discard", 0) :]
             results["starts"][contender["name"]] = {
                 "ms": [run.ms for run in runs],
+                "running": [run.running for run in runs],
                 "rss_kb": [run.peak for run in runs],
+                "said": runs[-1].said,
             }
             print(contender["name"], runs, flush=True)
             if contender.get("phases"):
                 results["phases"] = _phases(contender["command"], victim.pid)
+                floor.record(contender["command"], victim.pid, SITE)
         victim.kill()
     save("startup", results)
 
