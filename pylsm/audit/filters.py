@@ -193,15 +193,20 @@ class Filters:
 
     def path_verdicts(self) -> dict[bytes, bool]:
         """Prefix → whether a path whose longest prefix here it is may be wanted."""
-        wanted, refused = self._wanted_paths, self._refused_paths
-        prefixes = {b"", *(glob.prefix[:_PREFIX_BYTES] for glob in (*wanted, *refused))}
-
-        def may(prefix: bytes) -> bool:
-            if any(_surely(glob, prefix) for glob in refused):
-                return False
-            return not wanted or any(prefix.startswith(glob.prefix[:_PREFIX_BYTES]) for glob in wanted)
-
-        return {prefix: may(prefix) for prefix in prefixes}
+        wanted = {glob.prefix[:_PREFIX_BYTES] for glob in self._wanted_paths}
+        refused = {glob.prefix for glob in self._refused_paths if glob.opens and len(glob.prefix) <= _PREFIX_BYTES}
+        longer = {glob.prefix[:_PREFIX_BYTES] for glob in self._refused_paths}
+        verdicts = {}
+        # In order, those that a prefix begins with come before it, each longer than the last: they are on the stack.
+        above = [(b"", not wanted, False)]
+        for prefix in sorted({b"", *wanted, *longer}):
+            while not prefix.startswith(above[-1][0]):
+                above.pop()
+            _, may, never = above[-1]
+            may, never = may or prefix in wanted, never or prefix in refused
+            above.append((prefix, may, never))
+            verdicts[prefix] = may and not never
+        return verdicts
 
     def network_verdicts(self, size: int) -> dict[Network, bool]:
         """Network → whether an address whose smallest network here it is is wanted.
@@ -284,8 +289,3 @@ def _globs(text: str) -> list[Glob]:
         return [glob]
     below = glob.text + (b"*" if glob.text.endswith(b"/") else b"/*")
     return [glob, Glob(below)]
-
-
-def _surely(glob: Glob, prefix: bytes) -> bool:
-    """Whether the pattern matches all that begins with ``prefix``."""
-    return glob.opens and len(glob.prefix) <= _PREFIX_BYTES and prefix.startswith(glob.prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from pylsm.audit.events import Connect, FileOpen
 from pylsm.audit.filters import FilterError, Filters, Network, parse_network, parse_ports
-from pylsm.audit.globs import GlobError
+from pylsm.audit.globs import Glob, GlobError
 from pylsm.audit.rules import LPM_BYTES
 
 NAMES = st.text("ab/", max_size=6)
@@ -45,6 +46,49 @@ def test_prefixes_are_decided_in_the_kernel(prefixes: list[str], refused: list[s
     """Directories and what is below them, /etc/*, need nothing of user space."""
     rules = Filters(paths=[f"{p}*" for p in prefixes], not_paths=[f"{p}*" for p in refused])
     assert longest(rules.path_verdicts(), name.encode()) == rules.wants_path(name.encode())
+
+
+@given(st.lists(PATTERNS, max_size=8), st.lists(PATTERNS, max_size=8), st.integers(0, 3))
+def test_prefixes_are_told_rule_by_rule(paths: list[str], not_paths: list[str], stretched: int) -> None:
+    """Each prefix is decided as if all rules were looked at for it; also where one is longer than a trie takes."""
+    for rules in (paths, not_paths):
+        rules[:] = ["/" + "d" * (LPM_BYTES - 2 + stretched) + each for each in rules[:2]] + rules[2:]
+    wanted, refused = ([glob for each in rules for glob in below(each)] for rules in (paths, not_paths))
+    expected = {}
+    for prefix in (b"", *(glob.prefix[:LPM_BYTES] for glob in (*wanted, *refused))):
+        never = any(glob.opens and len(glob.prefix) <= LPM_BYTES and prefix.startswith(glob.prefix) for glob in refused)
+        may = not wanted or any(prefix.startswith(glob.prefix[:LPM_BYTES]) for glob in wanted)
+        expected[prefix] = may and not never
+    assert Filters(paths=paths, not_paths=not_paths).path_verdicts() == expected
+
+
+def below(text: str) -> list[Glob]:
+    """A rule's patterns: a path stands for what is below it too."""
+    glob = Glob(text)
+    return [glob, Glob(glob.text + (b"*" if glob.text.endswith(b"/") else b"/*"))] if glob.literal else [glob]
+
+
+def test_many_rules_take_as_many_steps() -> None:
+    def steps(number: int) -> int:
+        """How many functions are called, Python's and C's, to decide on that many directories in a tree."""
+        paths = [f"/usr/lib/{n % 50}/{n % 7}/{n}" for n in range(number)]
+        rules = Filters(paths=paths[::2], not_paths=paths[1::2])
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            rules.path_verdicts()
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    few, many = steps(500), steps(2000)
+    assert 2000 < many < 4.5 * few
 
 
 @given(st.lists(NETWORKS, max_size=5), st.lists(NETWORKS, max_size=5), st.one_of(V4, V6))
