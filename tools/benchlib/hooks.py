@@ -20,13 +20,14 @@ from pylsm.audit import Audit
 from pylsm.audit.maps import RING, TRACED
 from pylsm.audit.sources import SOURCES
 from pylsm.loader import LoadedProgram, Map, Object, RingBuffer
+from tools.benchlib import helpers
 from tools.benchlib.machine import save
 from tools.benchlib.work import Work, make_files
 
 __all__ = ["Opened", "attached", "empty", "loaded", "main", "nothing"]
 
-#: Rounds of a run: enough that the timer's ticks are in all of them alike, too few to fill a ring before it is emptied.
-ROUNDS = 2000
+#: Rounds of a run: so few that nothing interrupts some of the runs. Those are the ones with the fewest instructions.
+ROUNDS = 50
 WORKLOADS = ("same", "new", "connect")
 
 
@@ -141,10 +142,10 @@ def main(arguments: list[str]) -> None:
     """Measure and save the result.
 
     Args:
-        arguments: the folder with the built peers, and how many runs of each workload (default 7).
+        arguments: the folder with the built peers, and how many runs of each workload (default 41).
     """
     peers = Path(arguments[0])
-    runs = int(arguments[1]) if len(arguments) > 1 else 7
+    runs = int(arguments[1]) if len(arguments) > 1 else 41
     work = peers / "work"
     make_files(work, ROUNDS * runs)
     probes: dict[str, Probe] = {
@@ -154,7 +155,13 @@ def main(arguments: list[str]) -> None:
     }
     if (peers / "loader").exists():
         probes["c"] = _c(peers / "loader")
-    results: dict[str, Any] = {"kernel": os.uname().release, "rounds": ROUNDS, "cost": {}, "programs": {}}
+    results: dict[str, Any] = {
+        "kernel": os.uname().release,
+        "rounds": ROUNDS,
+        "cost": {},
+        "programs": {},
+        "helpers": {},
+    }
     with nothing() as bare:  # pays for caches that all later ones find filled
         _cells(work, runs, bare, False)
     for name, probe in probes.items():
@@ -165,6 +172,9 @@ def main(arguments: list[str]) -> None:
         results["cost"][name] = cells
         results["programs"][name] = opened.programs
         print(name, json.dumps(cells), json.dumps(opened.programs), flush=True)
+    for parts in (*((name,) for name in helpers.PARTS), helpers.ALL, helpers.WITH_COMPONENT):
+        with loaded([helpers.calling(*parts)]) as opened:
+            results["helpers"][" ".join(parts)] = _cells(work, runs, opened, False)["new, untraced"]
     save("hooks", results)
 
 

@@ -51,7 +51,7 @@ class Section(NamedTuple):
 
 def _hooks(plan: Plan) -> Any:
     result = machine.run(
-        "hooks", [FOLDER, 3 if plan.quick else 5], files=[plan.programs[name] for name in plan.programs]
+        "hooks", [FOLDER, 21 if plan.quick else 41], files=[plan.programs[name] for name in plan.programs]
     )
     if "c" in result["programs"]:
         with open(FOLDER / "probe.bpf.o", "rb") as file:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tools.benchlib.stats import TIMES, sample
 
-__all__ = ["Verdict", "body", "judge"]
+__all__ = ["Verdict", "body", "helper", "judge"]
 
 #: The C probe's sizes that the budgets refer to (clang 14 -O2 -mcpu=v3): hook → instructions, verified instructions.
 C_PROBE = {"socket_connect": (183, 425), "file_open": (196, 229)}
@@ -53,9 +53,15 @@ def _number(value: float, unit: str) -> str:
 
 
 def body(cost: dict[str, dict[str, list[float]]], probe: str, cell: str) -> float:
-    """What a probe adds to an empty program, in guest instructions."""
+    """What a probe adds to an empty program, in guest instructions: of runs that nothing interrupted."""
     workload = cell.split(",")[0]
-    return sample(cost[probe][cell]).median - sample(cost["empty"][f"{workload}, untraced"]).median
+    return min(cost[probe][cell]) - min(cost["empty"][f"{workload}, untraced"])
+
+
+def helper(result: dict[str, Any], *parts: str) -> float:
+    """What calls of the helpers of these parts (`tools.benchlib.helpers`) add to an empty program."""
+    cost: float = min(result["helpers"][" ".join(parts)]) - min(result["cost"]["empty"]["new, untraced"])
+    return cost
 
 
 def judge(results: dict[str, Any]) -> list[Verdict]:
@@ -81,6 +87,10 @@ def _hooks(result: dict[str, Any]) -> Iterator[Verdict]:
     if "c" in cost:
         for what, cell, probe, limit in _HOOKS:
             yield Verdict("hooks", f"{what}, over C", body(cost, probe, cell) / body(cost, "c", cell), limit)
+        if "helpers" in result:
+            last = body(cost, "pylsm", "new, traced") - helper(result, "path") + helper(result, "component")
+            what = "traced new file, d_path's cost replaced by that of the last component, over C"
+            yield Verdict("hooks", what, last / body(cost, "c", "new, traced"), 0.6)
 
 
 def _startup(result: dict[str, Any]) -> Iterator[Verdict]:
