@@ -76,9 +76,9 @@ def _main(arguments: Sequence[str]) -> int:
             from pylsm.cli.config import read
 
             options = read(parser_for(()), arguments)
-        if options.command_name not in _FOLLOWING:
-            gc.enable()
         options.line = arguments
+        if options.command_name not in _FOLLOWING:
+            return _printed(options)
         return int(options.handler(options))
     except PylsmError as error:
         complain(error)
@@ -90,6 +90,19 @@ def _main(arguments: Sequence[str]) -> int:
         return REFUSED
     except KeyboardInterrupt:
         return 128 + 2
+
+
+def _printed(options: Any) -> int:
+    """The status of a command that prints what it has to say, and ends as others do when its reader goes away."""
+    gc.enable()
+    try:
+        status = int(options.handler(options))
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still to be written, when this process ends
+        return 128 + 13  # SIGPIPE
 
 
 def _hold_standard_descriptors() -> None:

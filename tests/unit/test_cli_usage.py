@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,18 @@ def test_help(command: tuple[str, ...]) -> None:
     if not command:
         for name in ("run", "attach", "check"):
             assert f"\n    {name} " in result.stdout
+
+
+@pytest.mark.parametrize("command", [("schema",), ("print", "man"), ("check",), ("btf", "dump")], ids=" ".join)
+def test_who_reads_it_has_had_enough(command: tuple[str, ...]) -> None:
+    """`pylsm check | head -1`: no traceback, not at its end either."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as output:
+        process = [sys.executable, "-m", "pylsm", *command]
+        done = subprocess.run(process, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.returncode in (0, 128 + 13)
 
 
 def test_version() -> None:
