@@ -36,8 +36,9 @@ MARKS: Final = MapSpec("pylsm_marks", MapType.TASK_STORAGE, key=4, value=MEMBER,
 #: is what they start with).
 SET: Final = MapSpec("pylsm_set", MapType.ARRAY, key=4, value=SETTINGS, max_entries=1)
 RING: Final = MapSpec("pylsm_ring", MapType.RINGBUF, max_entries=4 << 20)
-#: Opens already recorded (pylsm.audit.programs.seen); the number of sets is a power of two.
-SEEN: Final = MapSpec("pylsm_seen", MapType.ARRAY, key=4, value=SEEN_SET, max_entries=1 << 18)
+#: Opens already recorded (pylsm.audit.programs.seen): sets, whose number is a power of two. All are one value, whose
+#: address a program has in it, so that no element is looked up; before 5.18 none may be larger.
+SEEN: Final = MapSpec("pylsm_seen", MapType.ARRAY, key=4, value=SEEN_SET.size << 18, max_entries=1)
 #: When an open was recorded last, by its fingerprint: with --dedup window only.
 WITHIN: Final = MapSpec("pylsm_within", MapType.LRU_HASH, key=8, value=4, max_entries=65_536)
 #: Destinations already recorded.

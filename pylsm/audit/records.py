@@ -138,7 +138,7 @@ SHORT_OPEN: Final = Record("pylsm_short_open", *_FILE_OPEN, "path" / Bytes(256))
 
 #: Fingerprints of opens already recorded that share their lower bits, the latest first (pylsm.audit.programs.seen).
 SEEN_SET: Final = Record(
-    "pylsm_seen_set",
+    "pylsm_seen",
     "first" / Int64un,
     "second" / Int64un,
 )

@@ -278,6 +278,20 @@ def test_repeats(backend: str, tmp_path: Path, dedup: str, shown: list[str]) -> 
         assert outcome.counts.deduplicated == 5 - len(shown)
 
 
+def test_neighbours_are_remembered(source: str, tmp_path: Path) -> None:
+    """Files whose inode numbers follow each other do not push each other out, nor do access modes."""
+    files = [tmp_path / str(number) for number in range(64)]
+    for path in files:
+        path.write_text("")
+    for dedup, modes in (("file", 1), ("file+mode", 3)):
+        with audited(source, dedup=dedup) as audit:
+            outcome = Lab(audit).run(
+                lambda: [opened(path, iter((READ, WRITE, os.O_RDWR)))() for _ in range(3) for path in files]
+            )
+            assert len(outcome.opens(tmp_path)) == modes * len(files)
+            assert outcome.counts.deduplicated == (9 - modes) * len(files)
+
+
 def test_a_window_ends(backend: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
 

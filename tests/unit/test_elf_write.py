@@ -13,7 +13,7 @@ from pylsm.asm import R0, R1, R2, R3, R6, Asm, MapSpec, MapType, Program, s32, u
 from pylsm.asm.errors import SourceLine
 from pylsm.asm.instruction import Instruction
 from pylsm.asm.references import FieldRef
-from pylsm.audit.maps import SET
+from pylsm.audit.maps import SEEN, SET
 from pylsm.audit.programs.common import KERNEL
 from pylsm.audit.sources import SOURCES
 from pylsm.btf import Btf, BtfWriter, declare
@@ -28,6 +28,10 @@ SETTINGS = MapSpec("settings", MapType.ARRAY, key=4, value=16, max_entries=1)
 
 
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE, which libbpf gives data sections
+
+
+#: Maps that programs load from directly: data sections of an object.
+ADDRESSED = (SET, SEEN)
 
 
 def kernel_like() -> Btf:
@@ -58,8 +62,7 @@ def test_the_shipped_programs_come_back(source: object) -> None:
         assert opened.license == "GPL"
         for program in programs:
             back = opened.program(program.name, kernel)
-            # What is loaded from directly is a data section of the object.
-            names = {spec.name: f".data.{spec.name}" if spec == SET else spec.name for spec in program.maps}
+            names = {spec.name: f".data.{spec.name}" if spec in ADDRESSED else spec.name for spec in program.maps}
             assert {spec.name for spec in back.maps} == set(names.values())
             # Maps are numbered in the order of the object's; give both the same.
             numbers = {spec.name: number for number, spec in enumerate(program.maps, 1)}
@@ -75,9 +78,9 @@ def test_the_shipped_programs_come_back(source: object) -> None:
                     spec.key_size,
                     spec.value_size,
                     spec.max_entries,
-                    spec.flags | (_MMAPABLE if spec == SET else 0),
+                    spec.flags | (_MMAPABLE if spec in ADDRESSED else 0),
                 )
-                if isinstance(spec.value, Record) and spec != SET:
+                if isinstance(spec.value, Record) and spec not in ADDRESSED:
                     assert mine.value is not None
                     assert [mine.value.field(f) for f in spec.value.fields] == [
                         spec.value.field(f) for f in spec.value.fields

@@ -74,7 +74,7 @@ task_storage = needs(features.map_type(MapType.TASK_STORAGE), "task storage", "5
 MODULES = 44
 #: Calls of bpf(2) until both hooks are known to see. Those of BTF_LOAD are for people who look at maps and programs.
 CALLS = {
-    "BTF_LOAD": 9,
+    "BTF_LOAD": 8,
     "MAP_CREATE": 7,
     "PROG_LOAD": 5,
     "RAW_TRACEPOINT_OPEN": 5,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pylsm.record import Record
 
-__all__ = ["KERNEL", "RECORDED", "Probe", "count", "field_of", "find_traced", "leave_unmarked", "take_number"]
+__all__ = ["KERNEL", "RECORDED", "Probe", "count", "field_of", "find_traced", "take_number"]
 
 #: How a run ends whose record was sent: its number is its count.
 RECORDED: Final = "recorded"
@@ -177,12 +177,8 @@ class Probe:
         self.tgid = tgid or a.stack(TGID, "tgid")
         a.mov(R6, R1)
 
-    def require_traced(self, *, search_later: bool = False) -> Typed | None:
+    def require_traced(self) -> Typed | None:
         """Leave unless the current process is of a traced family; clobbers r0-r5, r7 and r8.
-
-        Args:
-            search_later: with marks, the search for what has none is written later (`search`), so that the verifier
-                comes to the rest of the program once and not from there as well; not where processes join.
 
         Returns:
             With marks, the leader of the process, in r8, and r7 = the address of the SETTINGS; without, None, and the
@@ -193,25 +189,13 @@ class Probe:
         if self.marks:
             if self._select:
                 unknown, traced = a.label("of no family"), a.label("of the family")
-                leader = leave_unmarked(a, unknown)
-                find_traced(a, leader, self.tgid, unknown)
+                leader = find_traced(a, self.tgid, unknown)
                 a.ja(traced)
                 a.bind(unknown)
                 self._join(leader)
                 a.bind(traced)
                 return leader
-            if not search_later:
-                leader = leave_unmarked(a, self.counted)
-                find_traced(a, leader, self.tgid, self.counted)
-                return leader
-            self._bare, self._unmarked = a.label("no storage"), a.label("no mark")
-            self._leader = leader = _load_storage(a)
-            a.jeq(R1, 0, self._bare)
-            self._stored = a.here("storage")
-            a.call("task_storage_get", MARKS, R8, 0, 0)
-            a.jeq(R0, 0, self._unmarked)
-            self._traced = a.here("traced")
-            return leader
+            return find_traced(a, self.tgid, self.counted)
         a.call("get_current_pid_tgid")
         a.rsh(R0, 32)
         a.stx(self.tgid.tgid, R0)
@@ -227,20 +211,6 @@ class Probe:
         from pylsm.audit.programs import select
 
         select.join(self.a, self._select, self.tgid, self.counted, leader=leader)
-
-    def search(self) -> None:
-        """What `require_traced` does with processes without storage and without a mark; nothing falls through."""
-        a = self.a
-        if self._select:
-            return
-        a.bind(self._bare)
-        a.ldx(R1, a.view(R7, SETTINGS).marked)
-        a.jne(R1, 0, self.counted)
-        a.ja(self._stored)
-        a.bind(self._unmarked)
-        _find_by_number(a, self._leader, self.tgid)
-        a.jne(R0, 0, self._traced)
-        a.ja(self.counted)
 
     def leave(self, counter: str) -> None:
         """Count the run as ``counter`` (a field of COUNTERS, or `RECORDED`) and end."""
@@ -279,7 +249,7 @@ class Probe:
 
         The record is then sent, or counted as "lost"; no room for it may be reserved yet.
         """
-        take_number(self.a, dst, self._slot, self.counted, atomics=self.marks)
+        take_number(self.a, dst, self._slot, self._out, atomics=self.marks)
 
     def reserve(self, layout: Record, kind: int) -> View:
         """r8 = a record with its header, reserved in the ring; r9 = its number. Clobbers r0-r5."""
@@ -362,51 +332,34 @@ class Probe:
         a.exit_()
 
 
-def leave_unmarked(a: Asm, out: Label) -> Typed:
-    """Go to ``out`` if the current process is certainly not traced; returns its leader, in r8; clobbers r0-r5.
+def find_traced(a: Asm, tgid: View, out: Label) -> Typed:
+    """r0 = the address of the current process's tag, found by the mark of its leader or else by number; goes to ``out``
+    if it is not traced. Returns the leader, in r8; r7 = the address of the SETTINGS; clobbers r1-r5.
 
-    r7 = the address of the SETTINGS.
-
-    What is not traced has no storage at all on most machines: a load tells, and no map is searched.
+    What is not traced has no storage at all on most machines: a load tells, and no map is searched. No mark: somebody
+    else's storage, a mark that could not be made, or one that another program of this CPU is just looking for (before
+    6.2 the kernel then finds none).
     """
-    marked = a.label("may be marked")
-    leader = _load_storage(a)
-    a.jne(R1, 0, marked)
-    a.ldx(R1, a.view(R7, SETTINGS).marked)
-    a.jne(R1, 0, out)
-    a.bind(marked)
-    return leader
-
-
-def _load_storage(a: Asm) -> Typed:
-    """r7 = the address of the SETTINGS, r8 = the current process's leader, which is returned, r1 = its storage."""
+    stored, traced = a.label("storage"), a.label("traced")
     a.ld_map_value(R7, SET)
     a.call("get_current_task_btf")
     leader = a.load(R8, a.typed(R0, "task_struct").group_leader)
     assert leader is not None
     a.load(R1, leader.bpf_storage)
-    return leader
-
-
-def find_traced(a: Asm, leader: Typed, tgid: View, out: Label) -> None:
-    """r0 = the address of a process's tag, found by the mark of its leader (in r8) or else by number; goes to ``out``
-    if it is not traced.
-
-    No mark: somebody else's storage, a mark that could not be made, or one that another program of this CPU is just
-    looking for (before 6.2 the kernel then finds none).
-    """
-    traced = a.label("traced")
-    a.call("task_storage_get", MARKS, R8, 0, 0)
-    a.jne(R0, 0, traced)
-    _find_by_number(a, leader, tgid)
-    a.jeq(R0, 0, out)
-    a.bind(traced)
-
-
-def _find_by_number(a: Asm, leader: Typed, tgid: View) -> None:
+    a.jne(R1, 0, stored)
+    a.ldx(R1, a.view(R7, SETTINGS).marked)
+    a.jne(R1, 0, out)
+    unmarked = a.here("no mark")
     a.load(R1, leader.tgid)
     a.stx(tgid.tgid, R1)
     a.call("map_lookup_elem", TRACED, tgid)
+    a.jeq(R0, 0, out)
+    a.ja(traced)
+    a.bind(stored)
+    a.call("task_storage_get", MARKS, R8, 0, 0)
+    a.jeq(R0, 0, unmarked)
+    a.bind(traced)
+    return leader
 
 
 def take_number(a: Asm, dst: Register, slot: View, out: Label, *, atomics: bool) -> None:

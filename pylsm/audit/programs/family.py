@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pylsm.asm import R0, R1, R2, R6, R7, R9, Asm, Program, View, u32, u64
 from pylsm.audit.maps import MARKS, SET, TRACED
-from pylsm.audit.programs.common import KERNEL, count, find_traced, leave_unmarked
+from pylsm.audit.programs.common import KERNEL, count, find_traced
 from pylsm.audit.records import MEMBER, SETTINGS, TGID
 
 __all__ = ["sched_process_exec", "sched_process_exit", "sched_process_fork"]
@@ -29,9 +29,8 @@ def sched_process_fork(*, marks: bool = True) -> Program:
     out = a.label("out")
     a.ldx(R9, u64[R1 + 8])
     if marks:
-        leader = leave_unmarked(a, out)
+        leader = find_traced(a, key, out)
         a.load(R7, leader.tgid)
-        find_traced(a, leader, key, out)
     else:
         a.call("get_current_pid_tgid")
         a.rsh(R0, 32)

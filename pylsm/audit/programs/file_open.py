@@ -77,7 +77,7 @@ def file_open(
     marks = hook.typed and typed_task
     probe = Probe(a, 1 if hook.verdict else None, typed_task=typed_task, marks=marks, select=options.by_event)
     here = path == "d_path" and marks and not _takes_walker(options)
-    leader = probe.require_traced(search_later=here)
+    leader = probe.require_traced()
     hook.argument(a, R9, 0, arch)
     file = a.typed(R9, "file")
     get = _getter(a, word, hook.typed)
@@ -115,7 +115,7 @@ def walk_new(
         a.call("map_lookup_elem", WITHIN, recorded)
         _leave_within(probe, word, options)
     elif options.dedup != "off":
-        leave_seen(probe, word)
+        leave_seen(probe)
     _hand_over(probe)
 
 
@@ -151,15 +151,13 @@ def _record(probe: Probe, file: Typed, get: Getter, word: View, leader: Typed, o
     _require_mode(probe, file, get, options)
     a.stx(event.granted, R4)
     fingerprint(probe, file, leader, get, word, event, mode=options.dedup != "file")
-    seen = leave_seen(probe, word)
+    seen = leave_seen(probe)
     probe.stamp(event, KIND_OPEN)
     task = probe.current_task(R0)
     # Who has overridden credentials may be a filesystem that opens a file behind another: that takes a closer look.
-    get(R3, file.f_inode.i_nlink)
     a.load(R1, task.cred)
     a.load(R2, task.real_cred)
     a.jne(R1, R2, unusual)
-    _flag_unlinked(a, file, event, get, links=R3, entry=R2)
     get(R1, file.f_flags)
     a.stx(event.open_flags, R1)
     a.load(R1, task.nsproxy.mnt_ns.ns.inum)
@@ -172,6 +170,9 @@ def _record(probe: Probe, file: Typed, get: Getter, word: View, leader: Typed, o
     a.call("probe_read_kernel_str", event["comm"], SHORT_OPEN.size - SHORT_OPEN.field("comm")[0], None)
     a.call("get_current_uid_gid")
     a.stx(event.uid_gid, R0)
+    # As late as that, so that the verifier comes to little from each of its branches.
+    get(R3, file.f_inode.i_nlink)
+    _flag_unlinked(a, file, event, get, links=R3, entry=R2)
     # r0 = length of the path with its NUL; a negative error is a large unsigned number.
     a.call("d_path", file.f_path, event["path"], _ROOM)
     a.jgt(R0, _ROOM, unusual)
@@ -183,7 +184,6 @@ def _record(probe: Probe, file: Typed, get: Getter, word: View, leader: Typed, o
     probe.leave_if(R0, "!=", 0, "lost")
     remember(a, seen)
     probe.leave(RECORDED)
-    probe.search()
     a.bind(unusual)
     _hand_over(probe)
 
@@ -334,7 +334,7 @@ def open_walker(
         a.stx(u32[word], R0)
         a.call("map_update_elem", WITHIN, recorded, word, 0)
     elif options.dedup != "off":
-        remember(a, find(probe, word))
+        remember(a, find(a))
     a.bind(nameless)
     probe.leave(RECORDED)
     if refused is not ignored:
