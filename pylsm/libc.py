@@ -14,9 +14,9 @@ from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, ClassVar
+    from typing import Any
 
-__all__ = ["Memory", "Structure", "function", "last_errno", "syscall"]
+__all__ = ["Layout", "Memory", "Structure", "function", "last_errno", "syscall"]
 
 
 class _Byte(_SimpleCData):  # type: ignore[type-arg]
@@ -74,49 +74,60 @@ class Memory(bytearray):
         return bytes(self.partition(b"\0")[0])
 
 
-class Structure:
-    """A structure of the kernel in memory, its fields as attributes: numbers, bytes for a ``u8`` array, and for one of
-    ``char`` those before its first NUL.
-
-    A subclass says its fields in C's words, a line each (``u32 map_type``, ``char map_name[16]``), in ``layout``. They
-    follow each other without holes: what C would leave is written out, as ``_hole…``.
+class Layout:
+    """The layout of a structure of the kernel; called, it makes one. An object, since a class of its own for each would
+    cost what importing a module does.
 
     Args:
-        **values: of fields; all others are 0.
+        name: of the structure.
+        fields: in C's words, a line each (``u32 map_type``, ``char map_name[16]``). They follow each other without
+            holes: what C would leave is written out, as ``_hole…``.
     """
 
-    __slots__ = ("memory",)
+    __slots__ = ("_fields", "_places", "name", "size")
 
-    layout: ClassVar[str] = ""
-    memory: Memory
+    def __init__(self, name: str, fields: str) -> None:
+        self.name = name
+        self.size = 0
+        self._fields = fields
+        self._places: dict[str, tuple[int, Struct, bool]] = {}
 
-    #: See `places`; made when the first of the class is.
-    _places: ClassVar[dict[str, tuple[int, Struct, bool]] | None] = None
-    _size: ClassVar[int] = 0
-
-    def __init__(self, **values: int | bytes) -> None:
-        places = self.places()
-        memory = Memory(self._size)
-        object.__setattr__(self, "memory", memory)
-        for name, value in values.items():
-            offset, form, _ = places[name]
-            form.pack_into(memory, offset, value)
-
-    @classmethod
-    def places(cls) -> dict[str, tuple[int, Struct, bool]]:
+    def places(self) -> dict[str, tuple[int, Struct, bool]]:
         """Where each field is: its offset, its form as a `struct.Struct`, and whether it is text, which a NUL ends."""
-        if cls._places is None:
-            places = {}
+        if not self._places:
             end = 0
-            for line in cls.layout.split("\n"):
+            for line in self._fields.split("\n"):
                 kind, _, name = line.strip().partition(" ")
                 if name:
                     name, _, count = name.rstrip("]").partition("[")
                     form = Struct(f"{count}s") if count else _FORMS[kind]
-                    places[name] = (end, form, kind == "char")
+                    self._places[name] = (end, form, kind == "char")
                     end += form.size
-            cls._size, cls._places = end, places
-        return cls._places
+            self.size = end
+        return self._places
+
+    def __call__(self, **values: int | bytes) -> Structure:
+        """A structure with these fields; all others are 0."""
+        places = self.places()
+        made = Structure(self, Memory(self.size))
+        for name, value in values.items():
+            offset, form, _ = places[name]
+            form.pack_into(made.memory, offset, value)
+        return made
+
+
+class Structure:
+    """A structure of the kernel in memory, its fields as attributes: numbers, bytes for a ``u8`` array, and for one of
+    ``char`` those before its first NUL. Its `Layout` makes it."""
+
+    __slots__ = ("layout", "memory")
+
+    layout: Layout
+    memory: Memory
+
+    def __init__(self, layout: Layout, memory: Memory) -> None:
+        object.__setattr__(self, "layout", layout)
+        object.__setattr__(self, "memory", memory)
 
     @property
     def address(self) -> int:
@@ -124,19 +135,18 @@ class Structure:
         return self.memory.address
 
     def __len__(self) -> int:
-        self.places()
-        return self._size
+        return len(self.memory)
 
     def __getattr__(self, name: str) -> Any:
-        found = self.places().get(name)
+        found = self.layout.places().get(name)
         if found is None:
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+            raise AttributeError(f"{self.layout.name} has no field {name!r}")
         offset, form, text = found
         value = form.unpack_from(self.memory, offset)[0]
         return value.partition(b"\0")[0] if text else value
 
     def __setattr__(self, name: str, value: int | bytes) -> None:
-        offset, form, _ = self.places()[name]
+        offset, form, _ = self.layout.places()[name]
         form.pack_into(self.memory, offset, value)
 
 

@@ -17,39 +17,55 @@ if TYPE_CHECKING:
 else:
 
     class _Numbers(type):
-        """The class of `IntEnum`'s subclasses: their constants become members."""
+        """The class of `IntEnum`'s subclasses: their constants become members, each when it is first asked for, since
+        of the many that there are a start uses a few."""
 
         def __new__(mcs, name, bases, namespace):
             numbers = {key: value for key, value in namespace.items() if type(value) is int and key[0] != "_"}
-            made = super().__new__(mcs, name, bases, {k: v for k, v in namespace.items() if k not in numbers})
-            made.__members__ = members = {}
-            made._of = {}
-            for key, number in numbers.items():
-                member = made._of.get(number)
-                if member is None:
-                    member = made._of[number] = int.__new__(made, number)
-                    member.name = key
-                members[key] = member
-                setattr(made, key, member)
-            return made
+            for key in numbers:
+                del namespace[key]
+            namespace["_numbers"] = numbers
+            namespace["_names"] = {number: key for key, number in reversed(numbers.items())}
+            namespace["_made"] = {}
+            return super().__new__(mcs, name, bases, namespace)
+
+        def __getattr__(cls, name):
+            try:
+                number = cls._numbers[name]
+            except KeyError:
+                raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}") from None
+            member = cls(number)
+            setattr(cls, name, member)
+            return member
+
+        @property
+        def __members__(cls):
+            return {name: getattr(cls, name) for name in cls._numbers}
 
         def __call__(cls, number):
-            try:
-                return cls._of[number]
-            except KeyError:
-                raise ValueError(f"{number!r} is not a valid {cls.__qualname__}") from None
+            member = cls._made.get(number)
+            if member is None:
+                try:
+                    name = cls._names[number]
+                except KeyError:
+                    raise ValueError(f"{number!r} is not a valid {cls.__qualname__}") from None
+                member = cls._made[number] = int.__new__(cls, number)
+                member.name = name
+            return member
 
         def __getitem__(cls, name):
-            return cls.__members__[name]
+            if name not in cls._numbers:
+                raise KeyError(name)
+            return getattr(cls, name)
 
         def __iter__(cls):
-            return iter(cls._of.values())
+            return iter(dict.fromkeys(cls.__members__.values()))
 
         def __len__(cls):
-            return len(cls._of)
+            return len(cls._names)
 
         def __contains__(cls, number):
-            return number in cls._of
+            return number in cls._names
 
     class IntEnum(int, metaclass=_Numbers):
         """Named numbers: ``.name``, ``.value``, by number (``Cls(3)``), by name (``Cls["X"]``), in their order."""

@@ -7,7 +7,7 @@ is the same where 64-bit integers are aligned to 4 bytes. Times are nanoseconds,
 
 from __future__ import annotations
 
-from pylsm.libc import Structure
+from pylsm.libc import Layout
 from pylsm.light import IntEnum
 
 __all__ = [
@@ -76,10 +76,10 @@ class Cmd(IntEnum):
     TOKEN_CREATE = 36
 
 
-class MapCreateAttr(Structure):
-    """BPF_MAP_CREATE."""
-
-    layout = """
+#: BPF_MAP_CREATE.
+MapCreateAttr = Layout(
+    "MapCreateAttr",
+    """
         u32 map_type
         u32 key_size
         u32 value_size
@@ -94,25 +94,25 @@ class MapCreateAttr(Structure):
         u32 btf_value_type_id
         u32 btf_vmlinux_value_type_id
         u64 map_extra
+    """,
+)
+
+#: BPF_MAP_*_ELEM and BPF_MAP_GET_NEXT_KEY (where ``value`` is the next key).
+MapElementAttr = Layout(
+    "MapElementAttr",
     """
-
-
-class MapElementAttr(Structure):
-    """BPF_MAP_*_ELEM and BPF_MAP_GET_NEXT_KEY (where ``value`` is the next key)."""
-
-    layout = """
         u32 map_fd
         u32 _hole0
         u64 key
         u64 value
         u64 flags
+    """,
+)
+
+#: BPF_MAP_*_BATCH; ``count`` is elements, in and out.
+BatchAttr = Layout(
+    "BatchAttr",
     """
-
-
-class BatchAttr(Structure):
-    """BPF_MAP_*_BATCH; ``count`` is elements, in and out."""
-
-    layout = """
         u64 in_batch
         u64 out_batch
         u64 keys
@@ -121,13 +121,13 @@ class BatchAttr(Structure):
         u32 map_fd
         u64 elem_flags
         u64 flags
+    """,
+)
+
+#: BPF_PROG_LOAD; ``insn_cnt`` is 8-byte slots.
+ProgLoadAttr = Layout(
+    "ProgLoadAttr",
     """
-
-
-class ProgLoadAttr(Structure):
-    """BPF_PROG_LOAD; ``insn_cnt`` is 8-byte slots."""
-
-    layout = """
         u32 prog_type
         u32 insn_cnt
         u64 insns
@@ -154,27 +154,25 @@ class ProgLoadAttr(Structure):
         u64 core_relos
         u32 core_relo_rec_size
         u32 log_true_size
+    """,
+)
+
+#: BPF_OBJ_PIN and BPF_OBJ_GET.
+PinAttr = Layout(
+    "PinAttr",
     """
-
-
-class PinAttr(Structure):
-    """BPF_OBJ_PIN and BPF_OBJ_GET."""
-
-    layout = """
         u64 pathname
         u32 bpf_fd
         u32 file_flags
         s32 path_fd
         u32 _hole0
+    """,
+)
+
+#: BPF_PROG_TEST_RUN; ``duration`` is the mean of one run.
+TestRunAttr = Layout(
+    "TestRunAttr",
     """
-
-
-class TestRunAttr(Structure):
-    """BPF_PROG_TEST_RUN; ``duration`` is the mean of one run."""
-
-    __test__ = False  # not a test case, whatever pytest makes of the name
-
-    layout = """
         u32 prog_fd
         u32 retval
         u32 data_size_in
@@ -191,103 +189,97 @@ class TestRunAttr(Structure):
         u32 cpu
         u32 batch_size
         u32 _hole0
+    """,
+)
+
+#: BPF_*_GET_FD_BY_ID and BPF_*_GET_NEXT_ID.
+IdAttr = Layout(
+    "IdAttr",
     """
-
-
-class IdAttr(Structure):
-    """BPF_*_GET_FD_BY_ID and BPF_*_GET_NEXT_ID."""
-
-    layout = """
         u32 id
         u32 next_id
         u32 open_flags
+    """,
+)
+
+#: BPF_OBJ_GET_INFO_BY_FD; ``info`` points to one of the *Info* structures below.
+InfoAttr = Layout(
+    "InfoAttr",
     """
-
-
-class InfoAttr(Structure):
-    """BPF_OBJ_GET_INFO_BY_FD; ``info`` points to one of the *Info* structures below."""
-
-    layout = """
         u32 bpf_fd
         u32 info_len
         u64 info
+    """,
+)
+
+#: BPF_RAW_TRACEPOINT_OPEN; ``name`` is null for a program that was loaded for a BTF id (LSM, fentry, tp_btf).
+RawTracepointAttr = Layout(
+    "RawTracepointAttr",
     """
-
-
-class RawTracepointAttr(Structure):
-    """BPF_RAW_TRACEPOINT_OPEN; ``name`` is null for a program that was loaded for a BTF id (LSM, fentry, tp_btf)."""
-
-    layout = """
         u64 name
         u32 prog_fd
         u32 _hole0
         u64 cookie
+    """,
+)
+
+#: BPF_BTF_LOAD.
+BtfLoadAttr = Layout(
+    "BtfLoadAttr",
     """
-
-
-class BtfLoadAttr(Structure):
-    """BPF_BTF_LOAD."""
-
-    layout = """
         u64 btf
         u64 btf_log_buf
         u32 btf_size
         u32 btf_log_size
         u32 btf_log_level
         u32 btf_log_true_size
+    """,
+)
+
+#: BPF_LINK_CREATE. From byte 16 it is a union per attach type: ``iter_info`` is its first 8 bytes (also the perf
+#: event's cookie, or the BTF id), ``iter_info_len`` the next 4; ``cookie`` is the one of a tracing link.
+LinkCreateAttr = Layout(
+    "LinkCreateAttr",
     """
-
-
-class LinkCreateAttr(Structure):
-    """BPF_LINK_CREATE. From byte 16 it is a union per attach type: ``iter_info`` is its first 8 bytes (also the perf
-    event's cookie, or the BTF id), ``iter_info_len`` the next 4; ``cookie`` is the one of a tracing link."""
-
-    layout = """
         u32 prog_fd
         u32 target_fd
         u32 attach_type
         u32 flags
         u64 iter_info
         u64 cookie
+    """,
+)
+
+#: BPF_LINK_DETACH.
+LinkFdAttr = Layout("LinkFdAttr", "u32 link_fd")
+
+#: BPF_LINK_UPDATE.
+LinkUpdateAttr = Layout(
+    "LinkUpdateAttr",
     """
-
-
-class LinkFdAttr(Structure):
-    """BPF_LINK_DETACH."""
-
-    layout = "u32 link_fd"
-
-
-class LinkUpdateAttr(Structure):
-    """BPF_LINK_UPDATE."""
-
-    layout = """
         u32 link_fd
         u32 new_prog_fd
         u32 flags
         u32 old_prog_fd
+    """,
+)
+
+#: BPF_ENABLE_STATS; ``type`` 0 is run time.
+EnableStatsAttr = Layout("EnableStatsAttr", "u32 type")
+
+#: BPF_ITER_CREATE.
+IterCreateAttr = Layout(
+    "IterCreateAttr",
     """
-
-
-class EnableStatsAttr(Structure):
-    """BPF_ENABLE_STATS; ``type`` 0 is run time."""
-
-    layout = "u32 type"
-
-
-class IterCreateAttr(Structure):
-    """BPF_ITER_CREATE."""
-
-    layout = """
         u32 link_fd
         u32 flags
+    """,
+)
+
+#: struct bpf_map_info.
+MapInfoAttr = Layout(
+    "MapInfoAttr",
     """
-
-
-class MapInfoAttr(Structure):
-    """struct bpf_map_info."""
-
-    layout = """
         u32 type
         u32 id
         u32 key_size
@@ -304,13 +296,13 @@ class MapInfoAttr(Structure):
         u32 btf_value_type_id
         u32 btf_vmlinux_id
         u64 map_extra
+    """,
+)
+
+#: struct bpf_prog_info.
+ProgInfoAttr = Layout(
+    "ProgInfoAttr",
     """
-
-
-class ProgInfoAttr(Structure):
-    """struct bpf_prog_info."""
-
-    layout = """
         u32 type
         u32 id
         u8 tag[8]
@@ -350,29 +342,30 @@ class ProgInfoAttr(Structure):
         u32 attach_btf_obj_id
         u32 attach_btf_id
         u32 _hole0
+    """,
+)
+
+#: struct bpf_link_info; what follows ``prog_id`` is a union per link type, kept as it came.
+LinkInfo = Layout(
+    "LinkInfo",
     """
-
-
-class LinkInfo(Structure):
-    """struct bpf_link_info; what follows ``prog_id`` is a union per link type, kept as it came."""
-
-    layout = """
         u32 type
         u32 id
         u32 prog_id
         u32 _hole0
         u8 detail[64]
+    """,
+)
+
+#: struct bpf_btf_info.
+BtfInfo = Layout(
+    "BtfInfo",
     """
-
-
-class BtfInfo(Structure):
-    """struct bpf_btf_info."""
-
-    layout = """
         u64 btf
         u32 btf_size
         u32 id
         u64 name
         u32 name_len
         u32 kernel_btf
-    """
+    """,
+)

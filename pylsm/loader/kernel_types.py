@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pylsm.libc import Memory
+from pylsm.libc import Memory, Structure
 from pylsm.loader.attr import BtfInfo, Cmd, IdAttr, InfoAttr
 from pylsm.loader.bpf import bpf_errno
 
@@ -41,5 +41,5 @@ def kernel_types() -> Memory | None:
     return None
 
 
-def _ask(fd: int, info: BtfInfo) -> bool:
+def _ask(fd: int, info: Structure) -> bool:
     return bpf_errno(Cmd.OBJ_GET_INFO_BY_FD, InfoAttr(bpf_fd=fd, info_len=len(info), info=info.address)) >= 0

@@ -7,18 +7,20 @@ import sys
 from errno import ENOENT, ENOSPC
 from mmap import PAGESIZE
 
-from pylsm.asm.maps import MapSpec, MapType
 from pylsm.errors import PylsmError
-from pylsm.libc import Memory
+from pylsm.libc import Memory, Structure
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import BatchAttr, Cmd, InfoAttr, MapCreateAttr, MapElementAttr, MapInfoAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf, object_kind
 from pylsm.loader.errors import MapMismatchError, SpecError
 from pylsm.loader.image import MapImage
+from pylsm.maptype import MapType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
+
+    from pylsm.asm.maps import MapSpec
 
 __all__ = ["ANY", "EXIST", "NOEXIST", "Map", "MapInfo", "possible_cpus"]
 
@@ -39,21 +41,21 @@ _STORAGES = frozenset({MapType.SK_STORAGE, MapType.INODE_STORAGE, MapType.TASK_S
 _UNCOUNTED = _STORAGES | {MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE}
 
 _WORDS = {
-    MapType.HASH: "a hash map",
-    MapType.ARRAY: "an array",
-    MapType.PROG_ARRAY: "a program array",
-    MapType.PERCPU_HASH: "a per-CPU hash map",
-    MapType.PERCPU_ARRAY: "a per-CPU array",
-    MapType.LRU_HASH: "an LRU hash map",
-    MapType.LRU_PERCPU_HASH: "a per-CPU LRU hash map",
-    MapType.LPM_TRIE: "a longest-prefix-match trie",
-    MapType.ARRAY_OF_MAPS: "an array of maps",
-    MapType.HASH_OF_MAPS: "a hash map of maps",
-    MapType.PERF_EVENT_ARRAY: "a perf event array",
-    MapType.RINGBUF: "a ring buffer",
-    MapType.USER_RINGBUF: "a user ring buffer",
-    MapType.TASK_STORAGE: "a task storage",
-    MapType.BLOOM_FILTER: "a bloom filter",
+    "HASH": "a hash map",
+    "ARRAY": "an array",
+    "PROG_ARRAY": "a program array",
+    "PERCPU_HASH": "a per-CPU hash map",
+    "PERCPU_ARRAY": "a per-CPU array",
+    "LRU_HASH": "an LRU hash map",
+    "LRU_PERCPU_HASH": "a per-CPU LRU hash map",
+    "LPM_TRIE": "a longest-prefix-match trie",
+    "ARRAY_OF_MAPS": "an array of maps",
+    "HASH_OF_MAPS": "a hash map of maps",
+    "PERF_EVENT_ARRAY": "a perf event array",
+    "RINGBUF": "a ring buffer",
+    "USER_RINGBUF": "a user ring buffer",
+    "TASK_STORAGE": "a task storage",
+    "BLOOM_FILTER": "a bloom filter",
 }
 
 
@@ -435,13 +437,11 @@ def _with(parts: list[str]) -> str:
 
 
 def _words(type: int) -> str:
-    known = _WORDS.get(type)  # type: ignore[call-overload]
-    if known:
-        return str(known)
     try:
-        return f"a map of type {MapType(type).name}"
+        name = MapType(type).name
     except ValueError:
         return f"a map of the unknown type {type}"
+    return _WORDS.get(name, f"a map of type {name}")
 
 
 def _check_sizes(spec: MapSpec | MapImage) -> None:
@@ -477,7 +477,7 @@ def _ring_sizes(size: int) -> str:
     return f"{below} and {above}" if below >= PAGESIZE else f"{above}"
 
 
-def _create_with_btf(spec: MapSpec | MapImage, attr: MapCreateAttr) -> int:
+def _create_with_btf(spec: MapSpec | MapImage, attr: Structure) -> int:
     """The map with BTF, or -1 where it has none, or the kernel takes no such BTF and the map can do without."""
     if isinstance(spec, MapImage):
         types = spec.types

@@ -7,7 +7,7 @@ from errno import EACCES, EINVAL, ENOENT, ENOTSUP, EPERM
 from fcntl import ioctl
 
 from pylsm.arch import call_number
-from pylsm.libc import Memory, Structure, last_errno, syscall
+from pylsm.libc import Layout, Memory, Structure, last_errno, syscall
 from pylsm.loader.attr import Cmd, LinkCreateAttr
 from pylsm.loader.bpf import Handle, bpf_errno, failure
 from pylsm.loader.errors import BpfError, errno_name
@@ -25,13 +25,11 @@ PERF_EVENT_IOC_SET_BPF = 0x40042408
 _KPROBE_PMU = "/sys/bus/event_source/devices/kprobe"
 _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
-
-class PerfEventAttr(Structure):
-    """struct perf_event_attr (include/uapi/linux/perf_event.h) up to PERF_ATTR_SIZE_VER5, 112 bytes.
-
-    Of a kprobe ``config1`` is the address of the function's name, ``config2`` the bytes into it."""
-
-    layout = """
+#: struct perf_event_attr (include/uapi/linux/perf_event.h) up to PERF_ATTR_SIZE_VER5, 112 bytes. Of a kprobe
+#: ``config1`` is the address of the function's name, ``config2`` the bytes into it.
+PerfEventAttr = Layout(
+    "PerfEventAttr",
+    """
         u32 type
         u32 size
         u64 config
@@ -50,7 +48,8 @@ class PerfEventAttr(Structure):
         u64 sample_regs_intr
         u32 aux_watermark
         u32 sample_max_stack
-    """
+    """,
+)
 
 
 def attach_kprobe(program: LoadedProgram, cookie: int = 0) -> Link:
@@ -115,7 +114,7 @@ def tracefs() -> str | None:
     return next((root for root in _TRACEFS if os.path.isdir(f"{root}/events")), None)
 
 
-def _attach(program: LoadedProgram, attr: PerfEventAttr, target: str, cookie: int) -> Link:
+def _attach(program: LoadedProgram, attr: Structure, target: str, cookie: int) -> Link:
     event = _open(program, attr, target)
     try:
         link = LinkCreateAttr(
@@ -141,7 +140,7 @@ def _attach(program: LoadedProgram, attr: PerfEventAttr, target: str, cookie: in
         raise
 
 
-def _open(program: LoadedProgram, attr: PerfEventAttr, target: str) -> Handle:
+def _open(program: LoadedProgram, attr: Structure, target: str) -> Handle:
     """perf_event_open(2) for all processes; the CPU given does not restrict kprobes and tracepoints."""
     attr.size = len(attr)
     fd = syscall(call_number("perf_event_open"), attr.address, -1, 0, -1, PERF_FLAG_FD_CLOEXEC, 0)

@@ -6,7 +6,7 @@ import os
 from errno import EINVAL, EMFILE, ENFILE, ENOMEM, ENOSPC
 from struct import pack_into
 
-from pylsm.libc import Memory
+from pylsm.libc import Memory, Structure
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import Cmd, EnableStatsAttr, IdAttr, InfoAttr, ProgInfoAttr, ProgLoadAttr, TestRunAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf
@@ -308,7 +308,7 @@ class LoadedProgram(Handle):
         raw = self._info(ProgInfoAttr(**{length: size, pointer: buffer.address}))
         return bytes(buffer) if getattr(raw, pointer) else b""
 
-    def _info(self, raw: ProgInfoAttr) -> ProgInfoAttr:
+    def _info(self, raw: Structure) -> Structure:
         attr = InfoAttr(bpf_fd=self.fileno(), info_len=len(raw), info=raw.address)
         bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, f"ask about {self.label}")
         return raw

@@ -12,15 +12,15 @@ length does not fit between the two positions.
 from __future__ import annotations
 
 import os
-import select
 from mmap import MAP_SHARED, PAGESIZE, PROT_READ, PROT_WRITE, mmap
 
-from pylsm.asm.maps import MapType
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.errors import MapMismatchError, RingCorrupt
 from pylsm.loader.maps import Map
+from pylsm.maptype import MapType
 
 if TYPE_CHECKING:
+    import select
     from collections.abc import Callable
 
 __all__ = ["RingBuffer", "walk"]
@@ -160,6 +160,8 @@ class RingBuffer:
         if self._poll is None:
             # poll(2), not epoll: it looks at the ring again on each call, so that no record that came between the
             # last look and the publishing of our position can be slept through.
+            import select
+
             self._poll = select.poll()
             self._poll.register(self.fileno(), select.POLLIN)
         self._poll.poll(None if timeout is None else max(0, timeout) * 1000)

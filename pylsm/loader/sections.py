@@ -108,55 +108,53 @@ class Section(NamedTuple):
         return bool(self.flags & SLEEPABLE)
 
 
-_P, _A = ProgType, AttachType
-
-#: Prefix before the slash → program type, attach type, flags, how it attaches, BTF prefix, BTF kind.
+#: Prefix before the slash → program type, attach type ("" for 0), flags, how it attaches, BTF prefix, BTF kind.
 #: These take a target after the slash.
-_WITH_TARGET: dict[str, tuple[ProgType, int, int, str, str, str]] = {
-    "lsm": (_P.LSM, _A.LSM_MAC, 0, "raw_tracepoint", "bpf_lsm_", "func"),
-    "lsm.s": (_P.LSM, _A.LSM_MAC, SLEEPABLE, "raw_tracepoint", "bpf_lsm_", "func"),
-    "lsm_cgroup": (_P.LSM, _A.LSM_CGROUP, 0, "cgroup", "bpf_lsm_", "func"),
-    "fentry": (_P.TRACING, _A.TRACE_FENTRY, 0, "raw_tracepoint", "", "func"),
-    "fentry.s": (_P.TRACING, _A.TRACE_FENTRY, SLEEPABLE, "raw_tracepoint", "", "func"),
-    "fexit": (_P.TRACING, _A.TRACE_FEXIT, 0, "raw_tracepoint", "", "func"),
-    "fexit.s": (_P.TRACING, _A.TRACE_FEXIT, SLEEPABLE, "raw_tracepoint", "", "func"),
-    "fmod_ret": (_P.TRACING, _A.MODIFY_RETURN, 0, "raw_tracepoint", "", "func"),
-    "fmod_ret.s": (_P.TRACING, _A.MODIFY_RETURN, SLEEPABLE, "raw_tracepoint", "", "func"),
-    "tp_btf": (_P.TRACING, _A.TRACE_RAW_TP, 0, "raw_tracepoint", "btf_trace_", "typedef"),
-    "iter": (_P.TRACING, _A.TRACE_ITER, 0, "iter", "bpf_iter_", "func"),
-    "iter.s": (_P.TRACING, _A.TRACE_ITER, SLEEPABLE, "iter", "bpf_iter_", "func"),
-    "raw_tp": (_P.RAW_TRACEPOINT, 0, 0, "raw_tracepoint", "", ""),
-    "raw_tracepoint": (_P.RAW_TRACEPOINT, 0, 0, "raw_tracepoint", "", ""),
-    "raw_tp.w": (_P.RAW_TRACEPOINT_WRITABLE, 0, 0, "raw_tracepoint", "", ""),
-    "raw_tracepoint.w": (_P.RAW_TRACEPOINT_WRITABLE, 0, 0, "raw_tracepoint", "", ""),
-    "kprobe": (_P.KPROBE, 0, 0, "kprobe", "", ""),
-    "kretprobe": (_P.KPROBE, 0, 0, "kprobe", "", ""),
-    "tracepoint": (_P.TRACEPOINT, 0, 0, "tracepoint", "", ""),
-    "tp": (_P.TRACEPOINT, 0, 0, "tracepoint", "", ""),
+_WITH_TARGET: dict[str, tuple[str, str, int, str, str, str]] = {
+    "lsm": ("LSM", "LSM_MAC", 0, "raw_tracepoint", "bpf_lsm_", "func"),
+    "lsm.s": ("LSM", "LSM_MAC", SLEEPABLE, "raw_tracepoint", "bpf_lsm_", "func"),
+    "lsm_cgroup": ("LSM", "LSM_CGROUP", 0, "cgroup", "bpf_lsm_", "func"),
+    "fentry": ("TRACING", "TRACE_FENTRY", 0, "raw_tracepoint", "", "func"),
+    "fentry.s": ("TRACING", "TRACE_FENTRY", SLEEPABLE, "raw_tracepoint", "", "func"),
+    "fexit": ("TRACING", "TRACE_FEXIT", 0, "raw_tracepoint", "", "func"),
+    "fexit.s": ("TRACING", "TRACE_FEXIT", SLEEPABLE, "raw_tracepoint", "", "func"),
+    "fmod_ret": ("TRACING", "MODIFY_RETURN", 0, "raw_tracepoint", "", "func"),
+    "fmod_ret.s": ("TRACING", "MODIFY_RETURN", SLEEPABLE, "raw_tracepoint", "", "func"),
+    "tp_btf": ("TRACING", "TRACE_RAW_TP", 0, "raw_tracepoint", "btf_trace_", "typedef"),
+    "iter": ("TRACING", "TRACE_ITER", 0, "iter", "bpf_iter_", "func"),
+    "iter.s": ("TRACING", "TRACE_ITER", SLEEPABLE, "iter", "bpf_iter_", "func"),
+    "raw_tp": ("RAW_TRACEPOINT", "", 0, "raw_tracepoint", "", ""),
+    "raw_tracepoint": ("RAW_TRACEPOINT", "", 0, "raw_tracepoint", "", ""),
+    "raw_tp.w": ("RAW_TRACEPOINT_WRITABLE", "", 0, "raw_tracepoint", "", ""),
+    "raw_tracepoint.w": ("RAW_TRACEPOINT_WRITABLE", "", 0, "raw_tracepoint", "", ""),
+    "kprobe": ("KPROBE", "", 0, "kprobe", "", ""),
+    "kretprobe": ("KPROBE", "", 0, "kprobe", "", ""),
+    "tracepoint": ("TRACEPOINT", "", 0, "tracepoint", "", ""),
+    "tp": ("TRACEPOINT", "", 0, "tracepoint", "", ""),
 }
 
 #: Whole section names.
-_WHOLE: dict[str, tuple[ProgType, int, int, str]] = {
-    "socket": (_P.SOCKET_FILTER, 0, 0, "socket"),
-    "xdp": (_P.XDP, _A.XDP, 0, "interface"),
-    "tc": (_P.SCHED_CLS, 0, 0, "tcx"),
-    "classifier": (_P.SCHED_CLS, 0, 0, "tcx"),
-    "tcx/ingress": (_P.SCHED_CLS, _A.TCX_INGRESS, 0, "interface"),
-    "tcx/egress": (_P.SCHED_CLS, _A.TCX_EGRESS, 0, "interface"),
-    "action": (_P.SCHED_ACT, 0, 0, "none"),
-    "cgroup_skb/ingress": (_P.CGROUP_SKB, _A.CGROUP_INET_INGRESS, 0, "cgroup"),
-    "cgroup_skb/egress": (_P.CGROUP_SKB, _A.CGROUP_INET_EGRESS, 0, "cgroup"),
-    "cgroup/skb": (_P.CGROUP_SKB, 0, 0, "none"),
-    "cgroup/sock_create": (_P.CGROUP_SOCK, _A.CGROUP_INET_SOCK_CREATE, 0, "cgroup"),
-    "cgroup/dev": (_P.CGROUP_DEVICE, _A.CGROUP_DEVICE, 0, "cgroup"),
-    "cgroup/connect4": (_P.CGROUP_SOCK_ADDR, _A.CGROUP_INET4_CONNECT, 0, "cgroup"),
-    "cgroup/connect6": (_P.CGROUP_SOCK_ADDR, _A.CGROUP_INET6_CONNECT, 0, "cgroup"),
-    "cgroup/sendmsg4": (_P.CGROUP_SOCK_ADDR, _A.CGROUP_UDP4_SENDMSG, 0, "cgroup"),
-    "cgroup/sendmsg6": (_P.CGROUP_SOCK_ADDR, _A.CGROUP_UDP6_SENDMSG, 0, "cgroup"),
-    "sockops": (_P.SOCK_OPS, _A.CGROUP_SOCK_OPS, 0, "cgroup"),
-    "sk_lookup": (_P.SK_LOOKUP, _A.SK_LOOKUP, 0, "netns"),
-    "perf_event": (_P.PERF_EVENT, 0, 0, "perf_event"),
-    "syscall": (_P.SYSCALL, 0, SLEEPABLE, "none"),
+_WHOLE: dict[str, tuple[str, str, int, str]] = {
+    "socket": ("SOCKET_FILTER", "", 0, "socket"),
+    "xdp": ("XDP", "XDP", 0, "interface"),
+    "tc": ("SCHED_CLS", "", 0, "tcx"),
+    "classifier": ("SCHED_CLS", "", 0, "tcx"),
+    "tcx/ingress": ("SCHED_CLS", "TCX_INGRESS", 0, "interface"),
+    "tcx/egress": ("SCHED_CLS", "TCX_EGRESS", 0, "interface"),
+    "action": ("SCHED_ACT", "", 0, "none"),
+    "cgroup_skb/ingress": ("CGROUP_SKB", "CGROUP_INET_INGRESS", 0, "cgroup"),
+    "cgroup_skb/egress": ("CGROUP_SKB", "CGROUP_INET_EGRESS", 0, "cgroup"),
+    "cgroup/skb": ("CGROUP_SKB", "", 0, "none"),
+    "cgroup/sock_create": ("CGROUP_SOCK", "CGROUP_INET_SOCK_CREATE", 0, "cgroup"),
+    "cgroup/dev": ("CGROUP_DEVICE", "CGROUP_DEVICE", 0, "cgroup"),
+    "cgroup/connect4": ("CGROUP_SOCK_ADDR", "CGROUP_INET4_CONNECT", 0, "cgroup"),
+    "cgroup/connect6": ("CGROUP_SOCK_ADDR", "CGROUP_INET6_CONNECT", 0, "cgroup"),
+    "cgroup/sendmsg4": ("CGROUP_SOCK_ADDR", "CGROUP_UDP4_SENDMSG", 0, "cgroup"),
+    "cgroup/sendmsg6": ("CGROUP_SOCK_ADDR", "CGROUP_UDP6_SENDMSG", 0, "cgroup"),
+    "sockops": ("SOCK_OPS", "CGROUP_SOCK_OPS", 0, "cgroup"),
+    "sk_lookup": ("SK_LOOKUP", "SK_LOOKUP", 0, "netns"),
+    "perf_event": ("PERF_EVENT", "", 0, "perf_event"),
+    "syscall": ("SYSCALL", "", SLEEPABLE, "none"),
 }
 
 
@@ -169,7 +167,7 @@ def parse_section(name: str) -> Section:
     whole = _WHOLE.get(name)
     if whole is not None:
         program, attach, flags, how = whole
-        return Section(name, program, attach, "", flags, how)
+        return Section(name, ProgType[program], _number(attach), "", flags, how)
     prefix, slash, target = name.partition("/")
     row = _WITH_TARGET.get(prefix)
     if row is None:
@@ -184,4 +182,8 @@ def parse_section(name: str) -> Section:
         example = "CATEGORY/NAME" if row[3] == "tracepoint" else "NAME"
         raise SpecError(f"section {name!r} does not say where to attach: write {prefix}/{example}")
     program, attach, flags, how, btf_prefix, btf_kind = row
-    return Section(name, program, attach, target, flags, how, btf_prefix, btf_kind)
+    return Section(name, ProgType[program], _number(attach), target, flags, how, btf_prefix, btf_kind)
+
+
+def _number(attach: str) -> int:
+    return AttachType[attach] if attach else 0

@@ -10,7 +10,7 @@ from cases.lab import EMULATED
 
 from pylsm.asm import MapType
 from pylsm.btf import Btf, BtfNotFound
-from pylsm.libc import Structure
+from pylsm.libc import Layout
 from pylsm.loader import attr, features
 from pylsm.loader.memlock import kernel_release
 from pylsm.loader.sections import ProgType
@@ -167,8 +167,8 @@ KERNEL = {
 RENAMED = {"attach_obj_fd": "attach_btf_obj_fd", "detail": ""}
 
 
-@pytest.mark.parametrize("structure", KERNEL, ids=lambda structure: structure.__name__)
-def test_layouts_are_this_kernels(structure: type[Structure]) -> None:
+@pytest.mark.parametrize("structure", KERNEL, ids=lambda structure: structure.name)
+def test_layouts_are_this_kernels(structure: Layout) -> None:
     struct, prefix = KERNEL[structure]
     kernel = Btf.kernel()
     name = f"union {struct}" if struct == "bpf_attr" else struct

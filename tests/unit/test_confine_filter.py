@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pylsm.arch import CALLS, native
+from pylsm.arch import native
+from pylsm.calls import CALLS
 from pylsm.confine import seccomp
 
 HEADERS = {

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from pylsm.libc import Memory, Structure
+from pylsm.libc import Layout, Memory
 from pylsm.loader import attr
 
 #: Structure → {field: offset}, from include/uapi/linux/bpf.h.
@@ -49,21 +49,17 @@ OFFSETS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("structure", OFFSETS, ids=lambda structure: structure.__name__)
-def test_offsets_are_the_kernels(structure: type[Structure]) -> None:
+@pytest.mark.parametrize("structure", OFFSETS, ids=lambda structure: structure.name)
+def test_offsets_are_the_kernels(structure: Layout) -> None:
     assert {name: structure.places()[name][0] for name in OFFSETS[structure]} == OFFSETS[structure]
 
 
-def _structures() -> list[type[Structure]]:
-    return [
-        value
-        for value in vars(attr).values()
-        if isinstance(value, type) and issubclass(value, Structure) and value is not Structure
-    ]
+def _structures() -> list[Layout]:
+    return [value for value in vars(attr).values() if isinstance(value, Layout)]
 
 
-@pytest.mark.parametrize("structure", _structures(), ids=lambda structure: structure.__name__)
-def test_no_hole_is_left_to_the_compiler(structure: type[Structure]) -> None:
+@pytest.mark.parametrize("structure", _structures(), ids=lambda structure: structure.name)
+def test_no_hole_is_left_to_the_compiler(structure: Layout) -> None:
     """A hole that is not written out would lie elsewhere where 64-bit integers are aligned to 4 bytes."""
     numbers = [
         (name, offset, form) for name, (offset, form, _) in structure.places().items() if form.format[-1:] != "s"
@@ -74,16 +70,17 @@ def test_no_hole_is_left_to_the_compiler(structure: type[Structure]) -> None:
         assert len(structure()) % 8 == 0
 
 
-class Sample(Structure):
-    """One of each form."""
-
-    layout = """
+#: One of each form.
+Sample = Layout(
+    "Sample",
+    """
         u8 small
         u8 bytes[3]
         s32 signed
         char text[8]
         u64 large
-    """
+    """,
+)
 
 
 def test_fields_are_attributes_of_memory_that_the_kernel_writes() -> None:
