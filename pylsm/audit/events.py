@@ -15,6 +15,7 @@ import os
 import struct
 from operator import attrgetter
 
+from pylsm.audit.names import CONTEXT_EVENTS, DEFAULT, EVENTS, SOURCE_LSM, choose
 from pylsm.audit.records import (
     ACT,
     CONNECT,
@@ -29,35 +30,15 @@ from pylsm.audit.records import (
     FLAG_TRUNCATED,
     FLAG_UNLINKED,
     FORK,
-    KIND_BIND,
-    KIND_BPF,
-    KIND_CHMOD,
-    KIND_CONNECT,
-    KIND_EXEC,
-    KIND_EXIT,
-    KIND_FORK,
-    KIND_KILL,
-    KIND_LISTEN,
-    KIND_MKDIR,
-    KIND_MMAP,
-    KIND_MODULE,
-    KIND_MOUNT,
-    KIND_OPEN,
-    KIND_PTRACE,
-    KIND_RENAME,
-    KIND_SENDTO,
-    KIND_UNLINK,
     LISTEN,
     PLACE,
     SENDTO,
-    SOURCE_LSM,
 )
-from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
     _E = TypeVar("_E", bound="Event")
@@ -98,6 +79,7 @@ __all__ = [
     "set_context",
 ]
 
+_ROWS = {row.name: row for row in EVENTS}
 _MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96 (RFC 4291 section 2.5.5.2)
 MODES = ("-", "r", "w", "rw")  # by FMODE_READ (1) and FMODE_WRITE (2)
 #: include/uapi/linux/in.h
@@ -202,7 +184,7 @@ class Event:
         kind: its number in a record.
         layout: of its record.
         programs: names of the programs that record it, each in some of the sources.
-        default: it is recorded unless events are chosen.
+        default: it is recorded unless events are chosen; this and the two before are of `pylsm.audit.names.EVENTS`.
         summary: what it is, for the documentation.
         fields: in JSON, behind those of all (`COMMON`).
         line: the words of its text line, behind pid and comm: (label, attribute). A value that is None or empty is left
@@ -220,11 +202,16 @@ class Event:
     kind: ClassVar[int]
     layout: ClassVar[Record]
     programs: ClassVar[tuple[str, ...]]
-    default: ClassVar[bool] = False
+    default: ClassVar[bool]
     summary: ClassVar[str]
     fields: ClassVar[tuple[Field, ...]] = ()
     line: ClassVar[tuple[tuple[str, str], ...]] = ()
     flag_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        row = _ROWS.get(cls.__dict__.get("name", ""))
+        if row is not None:
+            _, cls.kind, cls.programs, cls.default = row
 
     def __init__(self, record: bytes, clock_ns: int) -> None:
         object.__setattr__(self, "record", record)
@@ -391,9 +378,6 @@ class Connect(Destination):
     __slots__ = ()
 
     name = "connect"
-    kind = KIND_CONNECT
-    programs = ("socket_connect", "sys_enter")
-    default = True
     summary = "an attempt to connect a socket over IPv4 or IPv6, whatever becomes of it, with the address as given"
 
 
@@ -403,10 +387,7 @@ class FileOpen(Event):
     __slots__ = ()
 
     name = "open"
-    kind = KIND_OPEN
     layout = FILE_OPEN
-    programs = ("file_open", "sys_exit")
-    default = True
     summary = "a file opened, once per process incarnation (start time and exec), device, inode and access mode"
     flag_names: ClassVar[tuple[str, ...]] = ("basename", "truncated", "unlinked")
     line = (("mode", "mode"), ("flags", "flags"), ("path", "path"))
@@ -485,10 +466,7 @@ class Sendto(Destination):
     __slots__ = ()
 
     name = "sendto"
-    kind = KIND_SENDTO
     layout = SENDTO
-    programs = ("socket_sendmsg", "sys_enter_send")
-    default = True
     summary = (
         "a message to an address over a socket that need not be connected (UDP, raw, SCTP), each destination once per "
         "process incarnation; and each TCP Fast Open, which is a connect"
@@ -523,10 +501,7 @@ class Exec(Event):
     __slots__ = ()
 
     name = "exec"
-    kind = KIND_EXEC
     layout = EXEC
-    programs = ("exec",)
-    default = True
     summary = "a program executed: the process runs it now"
     flag_names = ("truncated", "arguments_missing")
     line = (("ppid", "ppid"), ("argv", "argv"), ("interpreter", "interpreter"), ("flags", "flags"), ("path", "path"))
@@ -615,10 +590,7 @@ class Exit(Event):
     __slots__ = ()
 
     name = "exit"
-    kind = KIND_EXIT
     layout = EXIT
-    programs = ("exit",)
-    default = True
     summary = "the end of a process, of its last thread"
     flag_names = ("core_dumped",)
     line = (("status", "status"), ("signal", "signal"), ("duration_ns", "duration_ns"), ("flags", "flags"))
@@ -657,9 +629,7 @@ class Fork(Event):
     __slots__ = ()
 
     name = "fork"
-    kind = KIND_FORK
     layout = FORK
-    programs = ("fork",)
     summary = "a process made by another (fork, vfork, clone), before it runs; threads are none"
     line = (("child_pid", "child_pid"), ("child_ppid", "other_parent"))
     fields = (
@@ -689,8 +659,6 @@ class Bind(Destination):
     __slots__ = ()
 
     name = "bind"
-    kind = KIND_BIND
-    programs = ("socket_bind", "sys_enter_bind")
     summary = "an attempt to bind a socket to an address of its own over IPv4 or IPv6"
     line = (("src", "dst"), ("flags", "flags"))
     fields = (
@@ -707,9 +675,7 @@ class Listen(Destination):
     __slots__ = ()
 
     name = "listen"
-    kind = KIND_LISTEN
     layout = LISTEN
-    programs = ("socket_listen", "sys_enter_listen")
     summary = "a socket of IPv4 or IPv6 that is to be connected to"
     line = (("src", "dst"), ("backlog", "backlog"), ("flags", "flags"))
     fields: ClassVar[tuple[Field, ...]] = (
@@ -763,8 +729,6 @@ class Unlink(_Place):
     __slots__ = ()
 
     name = "unlink"
-    kind = KIND_UNLINK
-    programs = ("path_unlink", "path_rmdir")
     summary = "an attempt to remove a name of a file, or a directory"
     flag_names = ("truncated", "directory")
     line = (("flags", "flags"), ("path", "path"))
@@ -786,8 +750,6 @@ class Rename(_Place):
     __slots__ = ()
 
     name = "rename"
-    kind = KIND_RENAME
-    programs = ("path_rename",)
     summary = "an attempt to rename or move a file"
     flag_names = ("truncated",)
     line = (("new_path", "new_path"), ("flags", "flags"), ("path", "path"))
@@ -809,8 +771,6 @@ class Mkdir(_Place):
     __slots__ = ()
 
     name = "mkdir"
-    kind = KIND_MKDIR
-    programs = ("path_mkdir",)
     summary = "an attempt to make a directory"
     flag_names = ("truncated",)
     line = (("permissions", "permissions"), ("flags", "flags"), ("path", "path"))
@@ -832,8 +792,6 @@ class Chmod(_Place):
     __slots__ = ()
 
     name = "chmod"
-    kind = KIND_CHMOD
-    programs = ("path_chmod",)
     summary = "an attempt to change the permissions of a file"
     flag_names = ("truncated",)
     line = (("permissions", "permissions"), ("flags", "flags"), ("path", "path"))
@@ -855,8 +813,6 @@ class Mmap(_Place):
     __slots__ = ()
 
     name = "mmap"
-    kind = KIND_MMAP
-    programs = ("mmap_file",)
     summary = "memory mapped that can be executed: of a file, or of none"
     flag_names = ("truncated",)
     line = (("protection", "protection"), ("flags", "flags"), ("path", "path"))
@@ -895,8 +851,6 @@ class Ptrace(_Act):
     __slots__ = ()
 
     name = "ptrace"
-    kind = KIND_PTRACE
-    programs = ("ptrace_access_check",)
     summary = (
         "an attempt to attach to a process or to its memory (ptrace, /proc/PID/mem, process_vm_readv, pidfd_getfd); to "
         "read what else /proc has of it is none"
@@ -911,8 +865,6 @@ class Kill(_Act):
     __slots__ = ()
 
     name = "kill"
-    kind = KIND_KILL
-    programs = ("task_kill",)
     summary = "an attempt to send a signal to a process, itself included; signal 0 asks whether it is there"
     line = (("target_pid", "target_pid"), ("signal", "signal_number"))
     fields = (_TARGET, _field("signal_number", "the signal"))
@@ -929,8 +881,6 @@ class Mount(_Place):
     __slots__ = ()
 
     name = "mount"
-    kind = KIND_MOUNT
-    programs = ("sb_mount", "move_mount")
     summary = "an attempt to mount a filesystem, or to change or move a mount (mount, move_mount)"
     flag_names = ("truncated",)
     line = (
@@ -970,8 +920,6 @@ class Module(_Place):
     __slots__ = ()
 
     name = "module"
-    kind = KIND_MODULE
-    programs = ("kernel_module_request", "module_load")
     summary = "a kernel module loaded by the process, or asked for by the kernel on its behalf"
     flag_names = ("requested",)
     line = (("name", "module_name"), ("flags", "flags"))
@@ -997,8 +945,6 @@ class Bpf(_Act):
     __slots__ = ()
 
     name = "bpf"
-    kind = KIND_BPF
-    programs = ("bpf", "sys_enter_bpf")
     summary = "a call of bpf(2)"
     line = (("command", "command"),)
     fields = (_field("command", '`"prog_load"` …, or its number as text'),)
@@ -1066,8 +1012,6 @@ class HeldOpen(_Held, FileOpen):
 #: Gives an event its context; nobody but `pylsm.audit.context` does.
 set_context: Final[Callable[[Event, object], None]] = Event._context.__set__  # type: ignore[attr-defined,misc]
 
-#: Kinds of events that contexts are made of.
-CONTEXT_EVENTS: Final = ("exec", "exit", "fork")
 #: What an audit with ``context`` adds to each event in JSON, and to those that go to an address.
 CONTEXT: Final = (
     _field("ppid", "the parent process"),
@@ -1117,33 +1061,3 @@ KINDS: Final[tuple[type[Event], ...]] = (
     Module,
     Bpf,
 )
-
-#: Names of those that are recorded unless events are chosen.
-DEFAULT: Final = tuple(kind.name for kind in KINDS if kind.default)
-
-
-def choose(names: Iterable[str]) -> tuple[str, ...]:
-    """The kinds that these names stand for, in the order of `KINDS`.
-
-    Args:
-        names: of kinds; "default" stands for `DEFAULT`, "all" for all.
-
-    Raises:
-        PylsmError: there is no such kind, or none is named.
-    """
-    groups = {"default": DEFAULT, "all": tuple(kind.name for kind in KINDS)}
-    known = {**{name: (name,) for name in groups["all"]}, **groups}
-    chosen: set[str] = set()
-    for name in names:
-        if name not in known:
-            from pylsm.btf.nearest import nearest_names
-
-            near = nearest_names(name, known, 1)
-            raise PylsmError(
-                f"there is no kind of event {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
-                hint="there are: " + ", ".join(known),
-            )
-        chosen.update(known[name])
-    if not chosen:
-        raise PylsmError("no kind of event is named", hint="there are: " + ", ".join(known))
-    return tuple(name for name in groups["all"] if name in chosen)

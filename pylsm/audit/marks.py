@@ -1,5 +1,5 @@
-"""The marks of traced processes (`maps.MARKS`), as user space sets them: by a pidfd of the process; and the settings of
-the programs (`maps.SET`), which say whether marks can be relied on."""
+"""The marks of traced processes (`pylsm.audit.maps.MARKS`), as user space sets them: by a pidfd of the process; and the
+settings of the programs (`pylsm.audit.maps.SET`), which say whether marks can be relied on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import struct
 from errno import ENOENT, ESRCH
 
-from pylsm.audit import maps
-from pylsm.audit.records import SETTINGS
+from pylsm.audit import names
 from pylsm.audit.targets import in_initial_pid_namespace
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader import BpfError, Map
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["Marks"]
+
+#: `pylsm.audit.records.SETTINGS`: marked, reserved, key.
+SETTINGS = struct.Struct("=IIQ")
 
 
 class Marks:
@@ -32,12 +34,12 @@ class Marks:
     """
 
     def __init__(self, found: Mapping[str, Map], *, owned: bool, adopted: bool = False) -> None:
-        self._storage = found.get(maps.MARKS.name)
-        self._settings = found.get(maps.SET.name)
+        self._storage = found.get(names.MARKS)
+        self._settings = found.get(names.SET)
         # Of the fingerprints of what was seen; even, so that it is odd with what the programs make of it.
         self._key = int.from_bytes(os.urandom(8), "little") & -2
         if adopted and self._settings is not None:
-            marked, _, self._key = SETTINGS.unpacker.unpack(self._settings.lookup(bytes(4)) or bytes(SETTINGS.size))
+            marked, _, self._key = SETTINGS.unpack(self._settings.lookup(bytes(4)) or bytes(SETTINGS.size))
             owned = bool(marked)
         if not owned or not in_initial_pid_namespace():
             self._storage = None
@@ -79,4 +81,4 @@ class Marks:
 
     def _set(self, marked: bool) -> None:
         if self._settings is not None:
-            self._settings.update(bytes(4), SETTINGS.unpacker.pack(marked, 0, self._key))
+            self._settings.update(bytes(4), SETTINGS.pack(marked, 0, self._key))

@@ -6,6 +6,28 @@ Every record in the ring starts with its source, so that several producers can s
 
 from __future__ import annotations
 
+from pylsm.audit import names
+from pylsm.audit.names import (
+    KIND_BIND,
+    KIND_BPF,
+    KIND_CHMOD,
+    KIND_CONNECT,
+    KIND_EXEC,
+    KIND_EXIT,
+    KIND_FORK,
+    KIND_KILL,
+    KIND_LISTEN,
+    KIND_MKDIR,
+    KIND_MMAP,
+    KIND_MODULE,
+    KIND_MOUNT,
+    KIND_OPEN,
+    KIND_PTRACE,
+    KIND_RENAME,
+    KIND_SENDTO,
+    KIND_UNLINK,
+    SOURCE_LSM,
+)
 from pylsm.light import TYPE_CHECKING
 from pylsm.record import Bytes, GreedyBytes, Int16ub, Int16un, Int32un, Int64un, Record
 
@@ -63,26 +85,6 @@ __all__ = [
     "TAIL_MOST",
     "TGID",
 ]
-
-SOURCE_LSM: Final = 8
-KIND_CONNECT: Final = 1
-KIND_OPEN: Final = 2
-KIND_SENDTO: Final = 3
-KIND_EXEC: Final = 4
-KIND_EXIT: Final = 5
-KIND_FORK: Final = 6
-KIND_BIND: Final = 7
-KIND_LISTEN: Final = 8
-KIND_UNLINK: Final = 9
-KIND_RENAME: Final = 10
-KIND_MKDIR: Final = 11
-KIND_CHMOD: Final = 12
-KIND_MMAP: Final = 13
-KIND_PTRACE: Final = 14
-KIND_KILL: Final = 15
-KIND_MOUNT: Final = 16
-KIND_MODULE: Final = 17
-KIND_BPF: Final = 18
 
 #: The path is only the last component: the directories above it could not be read.
 FLAG_BASENAME: Final = 1
@@ -237,19 +239,8 @@ SETTINGS: Final = Record(
     "key" / Int64un,  # of the fingerprints: a secret, even
 )
 
-#: Per-CPU counters. Each run of a hook increments one of "untraced" to "unreadable" or "filtered", or sends a record.
-#: What is numbered is sent or counted as lost, so that the records sent need no count of their own.
-COUNTERS: Final = Record(
-    "pylsm_counters",
-    "family_full" / Int64un,  # children that could not be added to the family
-    "untraced" / Int64un,  # the process is of no traced family
-    "ignored" / Int64un,  # traced, but no event: AF_UNIX, AF_UNSPEC, an address too short to be one
-    "deduplicated" / Int64un,
-    "lost" / Int64un,  # numbered, but there was no room for it
-    "unreadable" / Int64un,  # the subject could not be read (a page not present, a file closed meanwhile)
-    "numbered" / Int64un,  # sequence numbers taken: the next one, for each CPU
-    "filtered" / Int64un,  # traced, but not what the filters ask for
-)
+#: `pylsm.audit.names.COUNTERS` as `pylsm.asm` wants a layout.
+COUNTERS: Final = Record("pylsm_counters", *(name / Int64un for name in names.COUNTERS))
 
 TGID: Final = Record("pylsm_tgid", "tgid" / Int32un)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket as socket  # see events
 import errno
 import os
 import struct
@@ -10,16 +9,15 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 
-from pylsm.audit import maps
+from pylsm.audit import names
 from pylsm.audit.cache import Cache
-from pylsm.audit.decode import Decoder
-from pylsm.audit.events import CONTEXT_EVENTS, DEFAULT, KINDS, Connect, Event, FileOpen, choose
 from pylsm.audit.marks import Marks
+from pylsm.audit.names import CONTEXT_EVENTS, DEFAULT, EVENTS, KIND_CONNECT, KIND_OPEN, choose
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
-from pylsm.audit.records import COUNTERS
 from pylsm.audit.sources import LACKING, PLAIN, SOURCES, Options, Plan, Source
 from pylsm.audit.targets import NoSuchProcess, descendants, in_initial_pid_namespace, lives
 from pylsm.errors import PylsmError
+from pylsm.libc import Memory, function, last_errno
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, Map, Object, RingBuffer
 
@@ -28,8 +26,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeAlias
 
-    from pylsm.asm import MapSpec, Program
+    from pylsm.asm import Program
     from pylsm.audit.context import Processes
+    from pylsm.audit.decode import Decoder
+    from pylsm.audit.events import Event
     from pylsm.audit.filters import Filters
     from pylsm.audit.kernel_filters import KernelFilters
     from pylsm.audit.pinned import PinnedAudit
@@ -46,6 +46,7 @@ Shared: TypeAlias = "Map | int | str | None"
 _SELF_TEST_SECONDS = 3.0
 _LSM_LIST = "/sys/kernel/security/lsm"
 _LONGEST_WINDOW_MS = 1_000_000_000  # the kernel side counts in 32 bits of 1.05 ms
+_AF_INET, _SOCK_DGRAM = 2, 2  # include/linux/socket.h, include/linux/net.h
 _PORT = 9  # discard (RFC 863): the self-test sends nothing there, it only connects
 
 
@@ -105,7 +106,7 @@ class Audit:
         pin: a new directory below /sys/fs/bpf that keeps the audit in the kernel: it goes on when this process ends,
             until another one continues it (`adopt`) or `pylsm.audit.pinned.remove` ends it.
         settle: False leaves to the caller when `settle` is called, which has to be soon.
-        events: names of the kinds of events to be recorded (`pylsm.audit.events.KINDS`), "default" and "all" among
+        events: names of the kinds of events to be recorded (`pylsm.audit.names.EVENTS`), "default" and "all" among
             them; by default those that say so. Programs of other kinds are not loaded.
         context: give each event what is known of its process (`Event.context`); exec, exit and fork are then among the
             kinds.
@@ -135,8 +136,8 @@ class Audit:
         self,
         *,
         source: str = "auto",
-        ring_bytes: int = maps.RING.max_entries,
-        family_size: int = maps.TRACED.max_entries,
+        ring_bytes: int = names.RING_BYTES,
+        family_size: int = names.FAMILY_SIZE,
         traced_map: Shared = None,
         ring: Shared = None,
         btf: str | None = None,
@@ -175,8 +176,8 @@ class Audit:
             self._btf = types_from_file(btf)
         self._tag = struct.pack("=I", int.from_bytes(os.urandom(4), sys.byteorder) | 1)
         self._owns_family = traced_map is None
-        self._decoder = Decoder()
-        self._backlog: list[Event] = []
+        self._decoder: Decoder | None = None
+        self._waiting: list[bytes] = []  # records that came during the self-test, of others
         self._cache = Cache()
         self._shipped: Shipped | None = None
         self.shipped: list[str] = []
@@ -192,10 +193,9 @@ class Audit:
                     assert self._pinned.state is not None
                     self.events = choose([*self._pinned.state.events, *(CONTEXT_EVENTS if context else ())])
                 source, traced_map, ring = self._continue(self._pinned)
-            traced, records = maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)
-            own = self._maps([traced, records])
-            self._traced = stack.enter_context(_shared(traced_map, traced, own))
-            self._ring_map = stack.enter_context(_shared(ring, records, own))
+            own = self._maps(family_size, ring_bytes)
+            self._traced = stack.enter_context(_shared(traced_map, own[names.TRACED]))
+            self._ring_map = stack.enter_context(_shared(ring, own[names.RING]))
             self._mapped: RingBuffer | None = None
             stack.callback(self._unmap)
             if self._pinned is None:
@@ -204,7 +204,8 @@ class Audit:
             # What the self-test did is not part of the audit; what others did meanwhile is.
             if self._pinned is None or self._pinned.state is None:
                 began = self.counts()
-                waiting = len(self._backlog)
+                ours = names.SOURCE_LSM.to_bytes(4, sys.byteorder)
+                waiting = sum(record.startswith(ours) for record in self._waiting)
                 self._baseline = began._replace(recorded=began.recorded - waiting, numbered=began.numbered - waiting)
             else:
                 recorded, numbered = self._baseline.recorded + self._tested, self._baseline.numbered + self._tested
@@ -265,6 +266,8 @@ class Audit:
             from pylsm.audit.filters import Filters
 
             self._filters = Filters(**pinned.state.filters)
+        from pylsm.audit import maps
+
         return pinned.state.source, pinned.map(maps.TRACED), pinned.map(maps.RING)
 
     @property
@@ -323,8 +326,8 @@ class Audit:
                 continue
             try:
                 for name in opened.programs:
-                    if maps.again(name).name in opened.maps:
-                        self._set(opened, maps.again(name).name, opened, name)
+                    if names.again(name) in opened.maps:
+                        self._set(opened, names.again(name), opened, name)
                 if self._pinned is None:
                     opened.attach()
                 else:
@@ -334,7 +337,7 @@ class Audit:
                 self.variant, self._plan = variant, plan
                 self.unseen = tuple(
                     kind.name
-                    for kind in KINDS
+                    for kind in EVENTS
                     if kind.name in self.events and opened.programs.keys().isdisjoint(kind.programs)
                 )
             except BaseException:
@@ -437,7 +440,7 @@ class Audit:
 
     def _own(self, used: Iterable[str]) -> dict[str, Map]:
         """Of the maps that are there before any program, those that are used."""
-        there = {maps.TRACED.name: self._traced, maps.RING.name: self._ring_map}
+        there = {names.TRACED: self._traced, names.RING: self._ring_map}
         return {name: there[name] for name in used if name in there}
 
     def _image(self, plan: Plan, part: str, programs: Callable[[], list[Program]]) -> Image:
@@ -468,32 +471,35 @@ class Audit:
             self._shipped = Shipped()
         return self._shipped
 
-    def _maps(self, specs: Sequence[MapSpec]) -> dict[str, MapImage]:
+    def _maps(self, family_size: int, ring_bytes: int) -> dict[str, MapImage]:
         """Maps to be created before any program is there: their types too are written only once."""
-        request = [(spec.name, spec.key_size, spec.value_size, spec.max_entries) for spec in specs]
+        request = (family_size, ring_bytes)
         image = self._cache.load("maps", request)
         if image is None:
-            image = self._brought().maps(specs)
+            image = self._brought().maps({names.TRACED: family_size, names.RING: ring_bytes})
             if image is None:
+                from pylsm.audit import maps
                 from pylsm.loader.prepare import prepare
 
-                image = prepare((), maps=specs)
+                image = prepare((), maps=[maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)])
             self._prepared.append(("maps", request, image))
         return {map.name: map for map in image.maps}
 
     def _add_walkers(self, plan: Plan, loaded: Object) -> None:
-        if maps.WALKERS.name not in loaded.maps:
+        if names.WALKERS not in loaded.maps:
             return  # no program calls one
         image = self._image(plan, "walkers", plan.walkers)
-        names = {map.name for map in image.maps}
-        known = {name: map for name, map in loaded.maps.items() if name in names}
-        self._walkers = Object(image, reuse={**known, **self._own(names)})
+        used = {map.name for map in image.maps}
+        known = {name: map for name, map in loaded.maps.items() if name in used}
+        self._walkers = Object(image, reuse={**known, **self._own(used)})
         self._set_walkers(loaded, self._walkers, [program.name for program in image.programs])
 
-    def _set_walkers(self, loaded: Object, holder: Object, names: Iterable[str]) -> None:
-        self._walker_names = set(names)
+    def _set_walkers(self, loaded: Object, holder: Object, walkers: Iterable[str]) -> None:
+        from pylsm.audit.maps import table_of
+
+        self._walker_names = set(walkers)
         for name in self._walker_names:
-            self._set(loaded, maps.table_of(name), holder, name)
+            self._set(loaded, table_of(name), holder, name)
 
     def _set(self, loaded: Object, table: str, holder: Object, name: str) -> None:
         loaded.maps[table].update(bytes(4), struct.pack("=I", holder.programs[name].fileno()))
@@ -509,6 +515,7 @@ class Audit:
         Until then the program at the hook has none to hand over to: an open whose path is longer than 256 bytes, or by
         a process with overridden credentials, makes no event and is counted as ``unreadable``.
         """
+        self._decoding()
         if self._pinned is None and self._walkers is None:
             self._add_walkers(self._plan, self._object)
         prepared, self._prepared = self._prepared, []
@@ -521,41 +528,38 @@ class Audit:
         Raises:
             BlindError: one of them did not come out of the ring.
         """
-        wanted = [kind for kind in (Connect, FileOpen) if kind.name in self.events]
+        wanted = [event for event in EVENTS if event.kind in (KIND_CONNECT, KIND_OPEN) and event.name in self.events]
         if not wanted and source.hook == "LSM":
             _require_active()
         me = initial_tgid()
         # What waits in the ring of an adopted audit makes room, and may be of an earlier process with this number.
-        self._backlog = self._drain()
+        self._waiting += self._records()
         self.trace([me])
-        seen: set[type] = set()
+        seen: set[int] = set()
         self._tested = 0
         try:
             # A new file, since an adopted audit may have seen this process open any other.
             memory = os.memfd_create("pylsm")
             os.close(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY))
             os.close(memory)
-            # Without a route it fails; the hook has run all the same.
-            datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            with suppress(OSError):
-                datagram.connect(("127.0.0.1", _PORT))
-            datagram.close()
+            _connect_once()
         finally:
             self._untrace([me])
         deadline = time.monotonic() + _SELF_TEST_SECONDS
         while True:
-            for event in self._drain():
-                if event.pid == me:
-                    seen.add(type(event))
+            for record in self._records():
+                source_number, kind, pid_tgid = names.HEAD.unpack_from(record.ljust(names.HEAD.size, b"\0"))
+                if source_number == names.SOURCE_LSM and pid_tgid >> 32 == me:
+                    seen.add(kind)
                     self._tested += 1
                 else:
-                    self._backlog.append(event)
-            if seen.issuperset(wanted):
+                    self._waiting.append(record)
+            if seen.issuperset(event.kind for event in wanted):
                 return
             left = deadline - time.monotonic()
             if left <= 0 or not self._ring.wait(left):
                 break
-        got = ", ".join(f"{kind.__name__}: {'seen' if kind in seen else 'not seen'}" for kind in wanted)
+        got = ", ".join(f"{event.name}: {'seen' if event.kind in seen else 'not seen'}" for event in wanted)
         raise BlindError(
             f"{source.name} programs are attached but do not see this process's own open and connect ({got})",
             hint="is bpf in /sys/kernel/security/lsm? python -m pylsm check says what is missing",
@@ -604,21 +608,24 @@ class Audit:
             self._traced.delete(_key(tgid))
             self._marks.clear(tgid)
 
-    def trace_families(self, pids: Sequence[int], *, may_end: bool = False) -> None:
+    def trace_families(self, pids: Sequence[int], *, may_end: bool = False) -> int:
         """Add running processes and all their descendants, without a gap for children started meanwhile.
 
         Args:
             pids: as /proc shows them here.
             may_end: those that have ended meanwhile are passed over.
 
+        Returns:
+            How many were added.
+
         Raises:
             NoSuchProcess: one of them has ended.
             FamilyFull: the map has no room.
         """
         if not pids:
-            return
+            return 0
         # Never this process itself, as a child of a shell that is traced: it would see its own doings, without end.
-        known = {os.getpid()}
+        known, count = {os.getpid()}, 0
         # A child of a traced process joins in the kernel. One started before its parent was added may still be
         # missing, so look again until a look finds nobody new.
         while True:
@@ -629,12 +636,15 @@ class Audit:
             self.trace(added)
             known |= new
             # One that ended before it was added will not be taken out by its exit, and its number will be another's.
-            self._untrace(set(added) - set(to_initial(pid for pid in new if lives(pid))))
+            ended = set(added) - set(to_initial(pid for pid in new if lives(pid)))
+            self._untrace(ended)
+            count += len(added) - len(ended)
         for pid in pids:
             if not may_end and not lives(pid):
                 raise NoSuchProcess(
                     f"process {pid} ended while it was being attached", hint="name a process that lives longer"
                 )
+        return count
 
     @property
     def open_ended(self) -> bool:
@@ -693,18 +703,34 @@ class Audit:
         return shown
 
     def _drain(self) -> list[Event]:
-        events, self._backlog = self._backlog, []
-        waited = len(events)
-        self._decoder.synchronise()
-        self._ring.drain_spans(lambda data, spans: events.extend(self._decoder.decode_batch(data, spans)))
+        decoder = self._decoding()
+        decoder.synchronise()
+        events: list[Event] = []
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            events += decoder.decode_batch(memoryview(record), ((0, len(record)),))
+        self._ring.drain_spans(lambda data, spans: events.extend(decoder.decode_batch(data, spans)))
         if self._processes is not None:
-            self._processes.join(events[waited:])
+            self._processes.join(events)
         return events
+
+    def _records(self) -> list[bytes]:
+        """Records that are in the ring, as they are."""
+        found: list[bytes] = []
+        self._ring.drain_spans(lambda data, spans: found.extend(bytes(data[at : at + size]) for at, size in spans))
+        return found
+
+    def _decoding(self) -> Decoder:
+        if self._decoder is None:
+            from pylsm.audit.decode import Decoder
+
+            self._decoder = Decoder()
+        return self._decoder
 
     @property
     def leaked(self) -> int:
         """Records read so far with bytes behind their path that are not zero; always 0 unless pylsm is wrong."""
-        return self._decoder.leaked
+        return self._decoding().leaked
 
     @property
     def taken(self) -> int:
@@ -738,11 +764,12 @@ class Audit:
 
     def counts(self) -> Counts:
         """The counts since the audit began."""
-        found = {name: sum(self._per_cpu(index)) for index, name in enumerate(COUNTERS.fields)}
+        found = {name: sum(self._per_cpu(index)) for index, name in enumerate(names.COUNTERS)}
         # What is numbered is sent, unless it is counted as lost.
         found["recorded"] = found["numbered"] - found["lost"]
-        decoder = self._decoder
-        found.update(foreign=decoder.foreign, malformed=decoder.malformed, leaked=decoder.leaked)
+        decoder = self._decoder  # none before the first event
+        for name in ("foreign", "malformed", "leaked"):
+            found[name] = getattr(decoder, name, 0)
         found["withheld"] = withheld = self._withheld
         counts = Counts._make(found[name] - before for name, before in zip(Counts._fields, self._baseline))
         # What is not shown is not among what was recorded, although the kernel side had recorded it.
@@ -750,10 +777,10 @@ class Audit:
 
     def next_numbers(self) -> list[int]:
         """The sequence number that the next record gets on each possible CPU."""
-        return self._per_cpu(COUNTERS.fields.index("numbered"))
+        return self._per_cpu(names.COUNTERS.index("numbered"))
 
     def _per_cpu(self, index: int) -> list[int]:
-        values = self._object.maps[maps.COUNTS.name].lookup(_key(index))
+        values = self._object.maps[names.COUNTS].lookup(_key(index))
         return [int.from_bytes(value, sys.byteorder) for value in values]
 
     # ---- ending --------------------------------------------------------------------------------------------------
@@ -781,6 +808,18 @@ class Audit:
         self.close()
 
 
+def _connect_once() -> None:
+    """Connect a socket to a port of this machine. By libc: to import the socket module takes twice as long as all else
+    of the self-test."""
+    datagram = function("socket", 3)(_AF_INET, _SOCK_DGRAM | os.O_CLOEXEC, 0)
+    if datagram < 0:
+        raise OSError(last_errno(), os.strerror(last_errno()))
+    address = Memory(struct.pack("=H", _AF_INET) + struct.pack(">H4s8x", _PORT, b"\x7f\0\0\1"))  # struct sockaddr_in
+    # Without a route it fails; the hook has run all the same.
+    function("connect", 3)(datagram, address.address, len(address))
+    os.close(datagram)
+
+
 def dedup_options(dedup: str) -> Options:
     """What ``dedup`` of `Audit` means.
 
@@ -806,10 +845,10 @@ def _pinned(given: str | os.PathLike[str] | PinnedAudit) -> PinnedAudit:
     return given if isinstance(given, PinnedAudit) else PinnedAudit.create(given)
 
 
-def _shared(given: Shared, spec: MapSpec, own: Mapping[str, MapImage]) -> Map:
+def _shared(given: Shared, spec: MapImage) -> Map:
     if given is None:
         try:
-            return Map.create(own[spec.name])
+            return Map.create(spec)
         except BpfError as error:
             if error.errno in (errno.EPERM, errno.ENOSYS):  # no privilege, or no bpf(2): no source can work
                 raise UnavailableError({"any source": error}) from error

@@ -22,7 +22,7 @@ from pylsm.light import TYPE_CHECKING
 from pylsm.loader.image import Image, MapImage, MapTypes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
     from typing import Any
 
     from pylsm.asm import MapSpec, Program
@@ -124,15 +124,12 @@ class Shipped:
                 map = MapImage._make(row)
                 self._maps[map.name] = map._replace(types=MapTypes._make(map.types) if map.types else None)
 
-    def maps(self, specs: Iterable[MapSpec]) -> Image | None:
-        """An image of maps alone, in the sizes of ``specs``; None where one is not brought along like that."""
-        found = []
-        for spec in specs:
-            map = self._maps.get(spec.name)
-            if map is None or map[1:4] != (spec.type, spec.key_size, spec.value_size) or map.flags != spec.flags:
-                return None
-            found.append(map._replace(max_entries=spec.max_entries))
-        return Image(tuple(found), ())
+    def maps(self, sizes: Mapping[str, int]) -> Image | None:
+        """An image of maps alone, by name with their sizes (`MapSpec.max_entries`); None where one is not brought
+        along."""
+        if not sizes.keys() <= self._maps.keys():
+            return None
+        return Image(tuple(self._maps[name]._replace(max_entries=size) for name, size in sizes.items()), ())
 
     def programs(self, plan: Plan, part: str) -> Image | None:
         """The programs of a plan for the running kernel.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylsm.audit.events import DEFAULT
+from pylsm.audit.names import DEFAULT
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, ResolveError, VerifierError
 
@@ -178,7 +178,7 @@ class Plan(NamedTuple):
     Attributes:
         source: name of the `Source`.
         variant: what they may use of the kernel.
-        events: names of the kinds of events, in the order of `pylsm.audit.events.KINDS`.
+        events: names of the kinds of events, in the order of `pylsm.audit.names.EVENTS`.
         options: what else was asked for; values compare and print by what they mean.
     """
 

@@ -11,6 +11,7 @@ from pylsm.cli.options import (
     SkipAudit,
     add_audit_options,
     announce,
+    check_output,
     confine,
     enabled,
     following,
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pylsm.audit.cgroups import Cgroup
+    from pylsm.audit.events import Event
     from pylsm.audit.selection import Selection
     from pylsm.cli.shipping import Shipping
+    from pylsm.cli.watch import Watch
 else:
     import _signal as signal  # without its enums, which cost more than a start has to spare
 
@@ -111,6 +114,7 @@ def _attach(options: Namespace) -> int:
     select = selection(options)
     if os.getpid() in pids:
         raise PylsmError(f"process {os.getpid()} is this pylsm itself", hint="name another process")
+    seen = watching(options)
     try:
         with ExitStack() as stack:
             sink = stack.enter_context(Sink(options.output))
@@ -119,16 +123,24 @@ def _attach(options: Namespace) -> int:
                 stack.enter_context(shipping)
             audit = stack.enter_context(open_audit(options, settle=False, select=select))
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
-            audit.trace_families(pids)
+            count = audit.trace_families(pids)
             if select is not None and not select.everybody and not audit.selected:
                 unmatched(options)
-            return _follow(options, audit, sink, signals, pids, select, shipping)
+            if select is not None or options.traced_map is not None or audit.continued:
+                count = len(audit.family())
+            held = audit.already_open() if options.already_open else []
+            if options.exe or options.already_open or options.context:
+                _tell_what_is_hidden(options, audit)
+            whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"
+            announce(audit, whom, options.quiet)
+            return _follow(options, audit, sink, signals, pids, held, select, shipping, seen)
     except SkipAudit as skip:
         return skip.status
 
 
 def _check(options: Namespace) -> None:
     """Refuse options that contradict each other."""
+    check_output(options)
     if not options.pid and not anybody(options) and options.traced_map is None and options.adopt is None:
         options.parser.error(
             "name the processes with -p, --comm, --exe, --uid, --cgroup, --container or --all, or share --traced-map "
@@ -156,20 +168,15 @@ def _follow(
     sink: Sink,
     signals: Signals,
     pids: list[int],
+    held: list[Event],
     select: Selection | None,
     shipping: Shipping | None,
+    seen: Watch | None,
 ) -> int:
     if shipping is not None:
         shipping.started()
-    seen = watching(options)
     manager = service_manager()
     follower = following(options, audit, sink, signals, seen, shipping, manager)
-    held = audit.already_open() if options.already_open else []
-    if options.exe or options.already_open or options.context:
-        _tell_what_is_hidden(options, audit)
-    count = len(audit.family())
-    whom = "all processes" if options.all else f"{count} process{'es' if count != 1 else ''}"
-    announce(audit, whom, options.quiet)
     if options.all:
         say("warning: all that this machine does is recorded, which can be thousands of events a second")
     audit.settle()  # the hooks see; what is left to do is no reason to wait for the word of it

@@ -6,10 +6,9 @@ import functools
 import mmap
 import os
 
-from pylsm.audit.events import DEFAULT, Event, choose
+from pylsm.audit.names import DEFAULT, FAMILY_SIZE, RING_BYTES, choose
 from pylsm.audit.session import Audit, UnavailableError
 from pylsm.cli.arguments import BadValue
-from pylsm.cli.follow import Follower, describe
 from pylsm.cli.status import say
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
@@ -19,8 +18,10 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace, _ArgumentGroup
     from collections.abc import Callable
 
+    from pylsm.audit.events import Event
     from pylsm.audit.filters import Filters
     from pylsm.audit.selection import Selection
+    from pylsm.cli.follow import Follower
     from pylsm.cli.notify import Notifier
     from pylsm.cli.shipping import Shipping
     from pylsm.cli.signals import Signals
@@ -32,6 +33,7 @@ __all__ = [
     "add_audit_options",
     "add_sink_options",
     "announce",
+    "check_output",
     "confine",
     "enabled",
     "following",
@@ -289,12 +291,12 @@ def add_audit_options(parser: ArgumentParser) -> None:
         "(skip), or refuse with exit status 125 (fail)",
     )
     kernel.add_argument(
-        "--ring-size", type=ring_size, default=4 << 20, metavar="BYTES", help="size of the ring buffer (default: 4M)"
+        "--ring-size", type=ring_size, default=RING_BYTES, metavar="BYTES", help="size of the ring buffer (default: 4M)"
     )
     kernel.add_argument(
         "--family-size",
         type=positive,
-        default=32768,
+        default=FAMILY_SIZE,
         metavar="N",
         help="how many processes can be traced at a time (default: 32768)",
     )
@@ -420,8 +422,12 @@ def fields(text: str) -> tuple[str, ...]:
     return names
 
 
-def _renderer(options: Namespace) -> Callable[[Event], str]:
-    """The function that makes a line of an event."""
+def check_output(options: Namespace) -> None:
+    """Refuse options of the output that contradict each other.
+
+    Raises:
+        PylsmError: they do.
+    """
     form = options.format
     if options.heartbeat and form != "json":
         raise PylsmError("--heartbeat is for --format json", hint="add --format json, or use --stats")
@@ -432,6 +438,11 @@ def _renderer(options: Namespace) -> Callable[[Event], str]:
         )
     if options.fields and form in ("ecs", "ocsf"):
         raise PylsmError(f"--fields is for text and json: {form} has its own", hint="leave it out, or --format json")
+
+
+def _renderer(options: Namespace) -> Callable[[Event], str]:
+    """The function that makes a line of an event."""
+    form = options.format
     if form == "ecs":
         from pylsm.output import ecs
 
@@ -589,11 +600,9 @@ def following(
     shipping: Shipping | None,
     manager: Notifier | None,
 ) -> Follower:
-    """What writes the events of an audit to all that the options name.
+    """What writes the events of an audit to all that the options name (which `check_output` has seen)."""
+    from pylsm.cli.follow import Follower
 
-    Raises:
-        PylsmError: the options contradict each other.
-    """
     timers: list[tuple[float, Callable[[], object]]] = []  # what to do every so often
     if shipping is not None and shipping.metrics:
         timers.append((1.0, lambda: shipping.report(audit)))
@@ -635,6 +644,8 @@ def open_shipping(options: Namespace) -> Shipping | None:
 
 def last_words(audit: Audit, quiet: bool) -> None:
     """The final counts, and what to do when something was lost."""
+    from pylsm.cli.follow import describe
+
     counts = audit.counts()
     trouble = counts.lost or counts.family_full or counts.malformed
     if not quiet or trouble:

@@ -16,6 +16,7 @@ from pylsm.cli.options import (
     SkipAudit,
     add_audit_options,
     announce,
+    check_output,
     confine,
     enabled,
     following,
@@ -85,6 +86,7 @@ def _run(options: Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command or not command[0]:
         options.parser.error("CMD is missing: pylsm run -- CMD ARG ...")
+    check_output(options)
     if options.expect is not None and options.if_unavailable == "skip":
         options.parser.error("--expect is not with --if-unavailable skip: without an audit nothing is known")
     who = None if options.root else invoker()

@@ -5,9 +5,7 @@ Who reads a pipe, a socket or a terminal can be slower than what is written: `Si
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 import stat
 from contextlib import suppress
 
@@ -40,6 +38,8 @@ class Sink:
         self._name = path or "standard output"
         if path is None:
             self.fd = 1
+            import fcntl
+
             # The command writes to the same file, through the same file offset: without this, a write of its can land
             # on lines of ours. (make does so for its jobs, for the same reason.)
             self._flags = fcntl.fcntl(1, fcntl.F_GETFL)
@@ -104,6 +104,8 @@ class Sink:
             except BlockingIOError:
                 if not wait:
                     return
+                import select
+
                 select.select([], [self._out], [])
             except BrokenPipeError:
                 raise self.gone() from None
@@ -128,6 +130,8 @@ class Sink:
         if self.fd != 1:
             os.close(self.fd)
         else:
+            import fcntl
+
             fcntl.fcntl(1, fcntl.F_SETFL, self._flags)
 
     def __enter__(self) -> Sink:

@@ -6,7 +6,6 @@ processes fill, and writes lines: `restrict` leaves it able to do that and littl
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import suppress
 
@@ -118,5 +117,5 @@ def _close_inherited() -> None:
     """Close what the caller left open: all of pylsm's own descriptors are close-on-exec, an inherited one cannot be."""
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
-            if int(name) > 2 and not fcntl.fcntl(int(name), fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+            if int(name) > 2 and os.get_inheritable(int(name)):
                 os.close(int(name))

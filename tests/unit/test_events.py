@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylsm.audit import marks, names
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import DEFAULT, KINDS, Event, choose
 from pylsm.audit.programs.table import ROWS
-from pylsm.audit.records import SOURCE_LSM
+from pylsm.audit.records import SETTINGS, SOURCE_LSM
 from pylsm.audit.sources import SOURCES, Plan, Source
 from pylsm.errors import PylsmError
 from pylsm.output import jsonl, text
@@ -27,6 +28,18 @@ def test_chosen_by_name_in_the_order_of_the_table() -> None:
     assert choose(["open", "connect", "open"]) == ("connect", "open")
     assert choose(["default"]) == DEFAULT
     assert choose(["all"]) == NAMES
+
+
+def test_what_a_start_knows_of_kinds_is_what_their_classes_say() -> None:
+    assert tuple((kind.name, kind.kind, kind.programs, kind.default) for kind in KINDS) == names.EVENTS
+    assert len({event.kind for event in names.EVENTS}) == len(names.EVENTS)
+
+
+def test_what_a_start_reads_of_records_is_where_their_layouts_have_it() -> None:
+    for kind in KINDS:
+        record = kind.make(pid_tgid=7 << 32 | 9).record
+        assert names.HEAD.unpack_from(record) == (SOURCE_LSM, kind.kind, 7 << 32 | 9)
+    assert marks.SETTINGS.pack(1, 2, 3) == SETTINGS.unpacker.pack(1, 2, 3)
 
 
 def test_a_name_that_is_none_gets_the_nearest() -> None:
