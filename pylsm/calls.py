@@ -86,6 +86,7 @@ CALLS: Final = {
     "openat": (257, 56),
     "openat2": (437, 437),
     "perf_event_open": (298, 241),
+    "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "pipe2": (293, 59),
     "poll": (7, -1),

@@ -50,6 +50,14 @@ class Marks:
         """Processes are found by their marks."""
         return self._storage is not None
 
+    @property
+    def relied_on(self) -> bool:
+        """They still are: the programs have not met a process that they could not mark."""
+        if self._storage is None or self._settings is None:
+            return False
+        marked: int = SETTINGS.unpack(self._settings.lookup(bytes(4)) or bytes(SETTINGS.size))[0]
+        return bool(marked)
+
     def set(self, tgid: int, tag: bytes) -> None:
         """Mark a process; one that has ended is passed over."""
         self._with_pidfd(tgid, lambda storage, key: storage.update(key, tag.ljust(storage.value_size, b"\0")))
@@ -57,6 +65,22 @@ class Marks:
     def clear(self, tgid: int) -> None:
         """Take the mark of a process, if it lives and has one."""
         self._with_pidfd(tgid, lambda storage, key: storage.delete(key))
+
+    def get(self, tgid: int) -> bytes | None:
+        """The tag in the mark of a process; None if it has none."""
+        if self._storage is None:
+            return None
+        try:
+            pidfd = os.pidfd_open(tgid)
+        except OSError:
+            return None
+        try:
+            found = self._storage.lookup(struct.pack("=i", pidfd))
+        except BpfError:
+            return None
+        finally:
+            os.close(pidfd)
+        return found[:4] if found is not None else None
 
     def _with_pidfd(self, tgid: int, act: Callable[[Map, bytes], object]) -> None:
         if self._storage is None:

@@ -15,11 +15,12 @@ from pylsm.audit.marks import Marks
 from pylsm.audit.names import CONTEXT_EVENTS, DEFAULT, EVENTS, KIND_CONNECT, KIND_OPEN, choose
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.sources import LACKING, PLAIN, SOURCES, Options, Plan, Source
-from pylsm.audit.targets import NoSuchProcess, descendants, in_initial_pid_namespace, lives
+from pylsm.audit.targets import NoSuchProcess, descendants, has_ended, in_initial_pid_namespace, lives, pids_of_all
 from pylsm.errors import PylsmError
 from pylsm.libc import Memory, function, last_errno
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader import BpfError, Map, Object, RingBuffer
+from pylsm.loader.bpf import kernel_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pylsm.audit.pinned import PinnedAudit
     from pylsm.audit.selection import Selection
     from pylsm.audit.shipped import Shipped
+    from pylsm.audit.skips import Skips
     from pylsm.btf import Btf
     from pylsm.loader.image import Image, MapImage
 
@@ -70,9 +72,10 @@ class FamilyFull(PylsmError):
 class Counts(NamedTuple):
     """What became of every run of the hooks, and of every record read.
 
-    The first six and ``filtered`` add up to the number of runs. All but the last four are counted in the kernel, per
-    CPU. ``numbered`` records were given a sequence number: those recorded, those lost, and those
-    ``withheld``: filtered by what the kernel cannot look at, as patterns of paths (part of ``filtered``).
+    The first six and ``filtered`` add up to the number of runs. ``skipped`` are runs that the kernel left out, of any
+    process on the machine: so many events at most, or children, are missing (`pylsm.audit.skips`). All but the last
+    four are counted in the kernel. ``numbered`` records were given a sequence number: those recorded, those lost, and
+    those ``withheld``: filtered by what the kernel cannot look at, as patterns of paths (part of ``filtered``).
     """
 
     untraced: int
@@ -84,6 +87,7 @@ class Counts(NamedTuple):
     family_full: int
     numbered: int
     filtered: int
+    skipped: int
     foreign: int
     malformed: int
     leaked: int
@@ -152,6 +156,9 @@ class Audit:
         self._selection = select
         self._filters = filters
         self._withheld = 0
+        self._births_skipped = 0
+        self._may_list_ended = False
+        self._skipped: Skips | None = None
         self._options = PLAIN
         if select is not None or filters is not None or dedup != PLAIN.dedup:
             self._options = dedup_options(dedup)._replace(
@@ -203,7 +210,7 @@ class Audit:
             self._object = stack.enter_context(self._first_source(source))
             # What the self-test did is not part of the audit; what others did meanwhile is.
             if self._pinned is None or self._pinned.state is None:
-                began = self.counts()
+                began = self._counts()
                 ours = names.SOURCE_LSM.to_bytes(4, sys.byteorder)
                 waiting = sum(record.startswith(ours) for record in self._waiting)
                 self._baseline = began._replace(recorded=began.recorded - waiting, numbered=began.numbered - waiting)
@@ -224,6 +231,8 @@ class Audit:
             if settle:
                 self.settle()
             self._stack = stack.pop_all()
+        if self._pinned is not None:
+            self._skips.runs()  # while this process may still open what others loaded
 
     @classmethod
     def adopt(
@@ -315,13 +324,14 @@ class Audit:
         raise UnavailableError(self.refused)
 
     def _open(self, source: Source) -> Object:
-        for variant in source.variants:
+        variants = source.variants_of(kernel_release())
+        for variant in variants:
             plan = Plan(source.name, variant, self.events, self._options)
             try:
                 opened = self._load(plan)
             except LACKING:
                 # Older kernels take less; the error of the last, least demanding variant is the one to show.
-                if variant is source.variants[-1]:
+                if variant is variants[-1]:
                     raise
                 continue
             try:
@@ -658,7 +668,37 @@ class Audit:
 
     def family(self) -> set[int]:
         """The tgids (in the initial pid namespace) that this audit traces now."""
+        if self.variant.preempted:
+            births = self._skips.births()
+            if births != self._births_skipped:
+                self._births_skipped = births
+                self._list_missed()
+            self._may_list_ended |= self._skips.ends() > 0
+            if self._may_list_ended:
+                self._drop_ended()
+        return self._listed()
+
+    def _listed(self) -> set[int]:
         return {struct.unpack("=I", key)[0] for key, tag in self._traced.items() if tag == self._tag}
+
+    def _list_missed(self) -> None:
+        """Add the children whose births were skipped: known by their marks, or else by parents that still live."""
+        listed = self._listed()
+        if self.marked:
+            # One that ended keeps its mark until its parent has asked for its status.
+            found = {pid for pid in pids_of_all() if self._marks.get(pid) == self._tag and not has_ended(pid)}
+        else:
+            found = descendants(from_initial(listed))
+        missed = {*to_initial(found)} - listed - {initial_tgid()}
+        with suppress(FamilyFull):
+            self.trace(missed)
+        self._may_list_ended |= bool(missed)  # one of them may have been about to end
+
+    def _drop_ended(self) -> None:
+        """Take out those that have ended; to be repeated, since one that is about to end has not ended."""
+        listed = self._listed()
+        living = [pid for pid in from_initial(listed) if not has_ended(pid)]
+        self._untrace(listed.difference(to_initial(living)))
 
     def members(self) -> list[int]:
         """The pids, as /proc shows them here, of the processes that this audit traces now."""
@@ -666,7 +706,7 @@ class Audit:
 
     def _leave_family(self) -> None:
         """Take our entries out of a map that outlives us."""
-        for tgid in self.family():
+        for tgid in self._listed():
             self._traced.delete(_key(tgid))
 
     # ---- events --------------------------------------------------------------------------------------------------
@@ -750,30 +790,44 @@ class Audit:
             found[name] = (info.run_time_ns, info.run_cnt)
         return found
 
-    def skipped(self) -> tuple[int, int]:
-        """How many births and ends of processes on this machine the kernel did not tell the family's programs of.
-
-        Linux 7 preempts programs of tracepoints, and skips one for other tasks meanwhile (docs/kernels.md). Whether a
-        process skipped is a traced one's child, or a traced one, is not known.
-        """
-        births, ends = (
-            self._object.programs[name].info.recursion_misses if name in self._object.programs else 0
-            for name in ("sched_process_fork", "sched_process_exit")
-        )
-        return births, ends
-
     def counts(self) -> Counts:
         """The counts since the audit began."""
+        # Where programs can be skipped those of LSM hooks mark every child.
+        marked = self.variant.preempted and self.source.hook == "LSM" and self._marks.relied_on
+        return self._counts(skipped=self._skips.runs(births=not marked) - self._baseline.skipped)
+
+    def _counts(self, skipped: int = 0) -> Counts:
         found = {name: sum(self._per_cpu(index)) for index, name in enumerate(names.COUNTERS)}
         # What is numbered is sent, unless it is counted as lost.
         found["recorded"] = found["numbered"] - found["lost"]
         decoder = self._decoder  # none before the first event
         for name in ("foreign", "malformed", "leaked"):
             found[name] = getattr(decoder, name, 0)
+        found["skipped"] = 0
         found["withheld"] = withheld = self._withheld
         counts = Counts._make(found[name] - before for name, before in zip(Counts._fields, self._baseline))
         # What is not shown is not among what was recorded, although the kernel side had recorded it.
-        return counts._replace(recorded=counts.recorded - withheld, filtered=counts.filtered + withheld)
+        return counts._replace(
+            recorded=counts.recorded - withheld, filtered=counts.filtered + withheld, skipped=max(0, skipped)
+        )
+
+    @property
+    def _skips(self) -> Skips:
+        """Made when first asked for: a start has nothing that could have been skipped."""
+        if self._skipped is None:
+            from pylsm.audit.skips import Skips
+
+            entered = {
+                name: program
+                for name, program in self._object.programs.items()
+                if name not in self._walker_names and program.section is not None and program.section.name[:4] != "lsm/"
+            }
+            if self._pinned is not None:  # the kernel enters what holds the place of others
+                entered = self._pinned.relays(entered)
+                for program in entered.values():
+                    self._stack.callback(program.close)
+            self._skipped = Skips(entered)
+        return self._skipped
 
     def next_numbers(self) -> list[int]:
         """The sequence number that the next record gets on each possible CPU."""

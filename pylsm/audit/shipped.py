@@ -32,8 +32,9 @@ __all__ = ["FILE", "Shipped", "build"]
 
 #: Where the file lies in the package.
 FILE = "share/programs"
-#: The programs in it.
+#: The programs in it: those of either.
 _PLAN = Plan(SOURCES[0].name, SOURCES[0].variants[0])
+_PREEMPTED = _PLAN._replace(variant=_PLAN.variant._replace(preempted=True))
 #: Of `marshal`: the last without references, which depend on more than the contents.
 _FORMAT = 2
 
@@ -43,11 +44,13 @@ def build() -> bytes:
     from pylsm.audit import maps
     from pylsm.loader.prepare import map_image, outline
 
-    parts = {"hooks": _PLAN.programs(), "walkers": _PLAN.walkers()}
+    parts = {"hooks": _merged(_PLAN.programs(), _PREEMPTED.programs()), "walkers": _PLAN.walkers()}
+    everywhere = {program.name for program in _PLAN.walkers()}
+    of = {plan: {program.name for program in plan.programs()} | everywhere for plan in (_PLAN, _PREEMPTED)}
     specs: dict[str, MapSpec] = {spec.name: spec for spec in (maps.TRACED, maps.RING)}
     for programs in parts.values():
         specs.update({spec.name: spec for program in programs for spec in program.maps})
-    always = {program.name for program in _PLAN._replace(events=()).programs()}
+    always = {program.name for plan in of for program in plan._replace(events=()).programs()}
     event_of = {}
     for event in _PLAN.events:
         alone = _PLAN._replace(events=(event,))
@@ -62,7 +65,12 @@ def build() -> bytes:
                 part,
                 tuple(
                     # Each by itself: only those that are asked for are read.
-                    (event_of[program.name], _verdict(program), _dumped(outline(program, specs).pack()))
+                    (
+                        event_of[program.name],
+                        tuple(plan.variant.preempted for plan, names in of.items() if program.name in names),
+                        _verdict(program),
+                        _dumped(outline(program, specs).pack()),
+                    )
                     for program in programs
                 ),
             )
@@ -70,6 +78,20 @@ def build() -> bytes:
         ),
     )
     return _dumped(contents)
+
+
+def _merged(one: list[Program], other: list[Program]) -> list[Program]:
+    """The programs of both, in an order that is that of each."""
+    names = {program.name for program in other}
+    merged: list[Program] = []
+    rest = list(one)
+    for program in other:
+        if any(program.name == each.name for each in rest):
+            while rest[0].name not in names:
+                merged.append(rest.pop(0))
+            rest.pop(0)
+        merged.append(program)
+    return merged + rest
 
 
 def _dumped(contents: Any) -> bytes:
@@ -141,19 +163,20 @@ class Shipped:
         Returns:
             None where they are not brought along, or do not fit this kernel: to assemble them says why not.
         """
-        if part not in self._parts or plan[:2] != _PLAN[:2] or plan.options != PLAIN:
+        if part not in self._parts or plan[:2] not in (_PLAN[:2], _PREEMPTED[:2]) or plan.options != PLAIN:
             return None
         if not set(plan.events) <= set(_PLAN.events):
             return None
         from pylsm.loader.template import Template
 
-        chosen = [entry for entry in self._parts[part] if entry[0] in ("", *plan.events)]
-        templates = [Template.unpack(marshal.loads(packed)) for _, _, packed in chosen]
+        wanted = ("", *plan.events)
+        chosen = [entry for entry in self._parts[part] if entry[0] in wanted and plan.variant.preempted in entry[1]]
+        templates = [Template.unpack(marshal.loads(packed)) for *_, packed in chosen]
         used = dict.fromkeys(name for template in templates for name in template.maps)
         known: dict[Any, Any] = {}
         try:
             kernel = _kernel()
-            for (_, verdict, _), template in zip(chosen, templates):
+            for (*_, verdict, _), template in zip(chosen, templates):
                 if verdict >= 0 and _argument(template.image.section, kernel) != verdict:
                     return None
             programs = tuple(template.fill(lambda: kernel, known) for template in templates)

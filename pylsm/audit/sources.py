@@ -15,10 +15,22 @@ if TYPE_CHECKING:
     from pylsm.audit.programs.table import Row
     from pylsm.btf import Btf
 
-__all__ = ["LACKING", "PLAIN", "SOURCES", "Options", "Plan", "Source", "Variant"]
+__all__ = ["LACKING", "PLAIN", "SOURCES", "Options", "Plan", "Source", "Variant", "copies"]
 
 #: What loading raises on a kernel that lacks something: a helper, an instruction, a map type, a field, a tracepoint.
 LACKING: Final = (VerifierError, BpfError, ResolveError)
+
+
+_COPIES = 3
+
+
+def copies(name: str) -> tuple[str, ...]:
+    """Names of a program of a tracepoint and of its copies: what one of them saw was seen.
+
+    The kernel skips a program for a task where another one was preempted in it on that CPU; all of these only where one
+    was preempted in each of them.
+    """
+    return (name, *(f"{name}_{number}" for number in range(2, _COPIES + 1)))
 
 
 class Variant(NamedTuple):
@@ -29,12 +41,14 @@ class Variant(NamedTuple):
         path: how the path of a file is had, one of ``file_open.PATHS``.
         typed_task: the kernel has the helper get_current_task_btf (5.11), and task storage for all programs (5.12).
         fetching_atomics: the kernel has fetching atomics (5.12).
+        preempted: programs of tracepoints can be preempted, and are skipped for other tasks meanwhile (7.0).
     """
 
     name: str
     path: str
     typed_task: bool
     fetching_atomics: bool
+    preempted: bool = False
 
 
 class Options(NamedTuple):
@@ -84,6 +98,15 @@ class Source(NamedTuple):
     kernel_btf: bool
     hook: str
 
+    def variants_of(self, release: tuple[int, int]) -> tuple[Variant, ...]:
+        """The variants as a kernel runs them.
+
+        Args:
+            release: (major, minor) of it.
+        """
+        preempted = release >= (7, 0)
+        return tuple(variant._replace(preempted=preempted) for variant in self.variants)
+
     def family(self, variant: Variant, options: Options = PLAIN) -> list[Program]:
         """The programs that keep the family: attached before any process is added to it."""
         from pylsm.audit.programs import family
@@ -91,9 +114,17 @@ class Source(NamedTuple):
         marks = self.kernel_btf and variant.typed_task
         if "all" in options.select:
             return []
-        programs = [family.sched_process_fork(marks=marks), family.sched_process_exit()]
-        if marks:
-            programs.append(family.sched_process_exec())
+        if variant.preempted:
+            programs = [family.sched_process_fork(marks=marks, name=name) for name in copies("sched_process_fork")]
+            programs += [family.sched_process_exit(name=name) for name in copies("sched_process_exit")]
+            if marks and self.hook == "LSM":
+                programs += [family.task_alloc(), family.bprm_creds_for_exec()]
+            elif marks:
+                programs += [family.sched_process_exec(name=name) for name in copies("sched_process_exec")]
+        else:
+            programs = [family.sched_process_fork(marks=marks), family.sched_process_exit()]
+            if marks:
+                programs.append(family.sched_process_exec())
         if options.by_exec:
             from pylsm.audit.programs.select import join_by_exec
 
@@ -227,7 +258,7 @@ SOURCES: Final = (
     Source("lsm", _NOT_HOOKED, (_D_PATH, _WALK, _WALK_OLD), True, "LSM"),
     Source(
         "fentry",
-        (*_NOT_HOOKED, _DENIED),
+        (*_NOT_HOOKED, _DENIED, "what a task does while another is preempted in the same program (it is counted)"),
         (_D_PATH, _D_PATH_OLD),
         True,
         "FENTRY",

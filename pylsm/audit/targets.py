@@ -7,6 +7,7 @@ container counts differently: see `pylsm.audit.pidns`.
 from __future__ import annotations
 
 import os
+from errno import ESRCH
 
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING, NamedTuple
@@ -18,8 +19,10 @@ __all__ = [
     "NoSuchProcess",
     "Process",
     "descendants",
+    "has_ended",
     "in_initial_pid_namespace",
     "lives",
+    "pids_of_all",
     "processes",
     "resolve",
 ]
@@ -68,18 +71,38 @@ def resolve(pid: int) -> Process:
     raise NoSuchProcess(f"no process has pid {pid}", hint="ps -e lists the processes and their pids")
 
 
+def pids_of_all() -> list[int]:
+    """The pids of all processes that /proc shows, zombies too."""
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
 def processes() -> Iterator[Process]:
     """All processes that /proc shows; those that end meanwhile are left out."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            found = _read(int(entry))
-            if found is not None:
-                yield found
+    for pid in pids_of_all():
+        found = _read(pid)
+        if found is not None:
+            yield found
 
 
 def lives(pid: int) -> bool:
     """Whether there is such a process and it can still do something."""
     return _read(pid) is not None
+
+
+def has_ended(pid: int) -> bool:
+    """Whether all threads of a process have ended; needs no sight of it in /proc."""
+    import select
+
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        return error.errno == ESRCH
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)  # pidfd_open(2): readable when it has
+        return bool(poll.poll(0))
+    finally:
+        os.close(pidfd)
 
 
 def descendants(roots: Iterable[int]) -> set[int]:
@@ -140,15 +163,13 @@ def _contents(path: str) -> bytes:
 
 def _parents() -> Iterator[tuple[int, int]]:
     """(pid, its parent's) of all processes, zombies left out; from what is the cheapest to read of each."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
+    for pid in pids_of_all():
         try:
-            fields = _contents(f"/proc/{entry}/stat").rpartition(b")")[2].split()
+            fields = _contents(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if len(fields) > _THREADS and (fields[0] not in (b"Z", b"X") or int(fields[_THREADS]) > 1):
-            yield int(entry), int(fields[1])
+            yield pid, int(fields[1])
 
 
 def _read(pid: int) -> Process | None:

@@ -157,7 +157,8 @@ def _probe(options: argparse.Namespace) -> int:
 
     programs: dict[str, Program] = {}
     everything = choose(["all"])
-    for made in [p for s in SOURCES for p in s.attached(s.variants[0], everything)]:
+    variants = ((s, variant) for s in SOURCES for variant in (s.variants[0], s.variants_of((7, 0))[0]))
+    for made in [p for s, variant in variants for p in s.attached(variant, everything)]:
         programs.setdefault(made.name, made)
     wanted = programs.get(options.probe) or next((p for p in programs.values() if p.section == options.probe), None)
     if wanted is None:

@@ -322,11 +322,15 @@ class Follower:
     def _look_for_losses(self) -> None:
         """Say that events were lost, as soon as it is known."""
         counts = self._audit.counts()
-        lost = counts.lost + counts.family_full
+        lost = counts.lost + counts.family_full + counts.skipped
         if lost > self._losses_told:
-            children = f" and {counts.family_full} children not traced" if counts.family_full else ""
+            said = [f"{counts.lost} events lost"]
+            if counts.family_full:
+                said.append(f"{counts.family_full} children not traced")
+            if counts.skipped:
+                said.append(f"{counts.skipped} runs skipped by the kernel")
             self.lossy = self._exit_on_loss
-            say(f"warning: {counts.lost} events lost{children} so far{'; ending (--on-loss exit)' * self.lossy}")
+            say(f"warning: {' and '.join(said)} so far{'; ending (--on-loss exit)' * self.lossy}")
             self._losses_told = lost
         self._next_loss_check = 0.0 if self._exit_on_loss else time.monotonic() + _LOSS_SECONDS
 
@@ -342,6 +346,7 @@ def describe(counts: Counts) -> str:
         "ignored": counts.ignored,
         "unreadable": counts.unreadable,
         "children not traced": counts.family_full,
+        "skipped by the kernel": counts.skipped,
         "records of other sources": counts.foreign,
         "malformed records": counts.malformed,
         "leaking records": counts.leaked,

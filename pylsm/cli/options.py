@@ -647,16 +647,15 @@ def last_words(audit: Audit, quiet: bool) -> None:
     from pylsm.cli.follow import describe
 
     counts = audit.counts()
-    trouble = counts.lost or counts.family_full or counts.malformed
+    trouble = counts.lost or counts.family_full or counts.skipped or counts.malformed
     if not quiet or trouble:
         say(describe(counts))
     if counts.lost:
         say("warning: events were lost because the ring was full; give it more room with --ring-size")
     if counts.family_full:
         say("warning: children were not traced because the family was full; make it larger with --family-size")
-    births, ends = audit.skipped()
-    if births or ends:
+    if counts.skipped:
         say(
-            f"warning: {births} births and {ends} ends of processes were not seen, since this kernel skips a program "
-            "that is preempted: children may have gone untraced (docs/kernels.md)"
+            f"warning: this kernel skipped {counts.skipped} runs of programs that another task was preempted in: so "
+            "many events at most, or children with all that they did, are missing (docs/kernels.md)"
         )

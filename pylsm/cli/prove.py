@@ -65,15 +65,17 @@ def _load(source: Source) -> tuple[Variant, Object]:
     from pylsm.audit.proof import require_observe_only
     from pylsm.audit.sources import LACKING
     from pylsm.loader import Object
+    from pylsm.loader.bpf import kernel_release
 
     everything = choose(["all"])
-    for variant in source.variants:
+    variants = source.variants_of(kernel_release())
+    for variant in variants:
         programs = source.all(variant, everything)
         require_observe_only(programs)
         try:
             return variant, Object(programs)
         except LACKING:
-            if variant is source.variants[-1]:
+            if variant is variants[-1]:
                 raise
     raise AssertionError("a source without variants")
 

@@ -53,7 +53,7 @@ class Watch:
             return 0
         if report_unexpected(self._expectation):
             return UNEXPECTED
-        unseen = counts.lost + counts.unreadable + counts.family_full
+        unseen = counts.lost + counts.unreadable + counts.family_full + counts.skipped
         if self._expectation.unchecked:
             say(f"not looked at, since {self._expectation.path} has no list: {', '.join(self._expectation.unchecked)}")
         if unseen:

@@ -84,6 +84,7 @@ CALLS: Final = (
     "getrandom",
     "getpid",
     "getppid",
+    "pidfd_open",
     "gettid",
     "getuid",
     "geteuid",

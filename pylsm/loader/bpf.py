@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     _H = TypeVar("_H", bound="Handle")
 
-__all__ = ["Handle", "bpf", "bpf_errno", "failure", "load_btf", "object_kind"]
+__all__ = ["Handle", "bpf", "bpf_errno", "failure", "kernel_release", "load_btf", "object_kind"]
 
 #: How often a call that a signal interrupted is repeated. PROG_LOAD answers EAGAIN whenever a signal is pending, and
 #: Python's own handler runs between two calls, so that a few repetitions always suffice unless signals never stop.
@@ -28,6 +28,13 @@ _syscall: Callable[..., int] = syscall
 
 #: Commands that are charged to RLIMIT_MEMLOCK before Linux 5.11, and then fail with EPERM.
 _CHARGED = (Cmd.MAP_CREATE, Cmd.PROG_LOAD, Cmd.BTF_LOAD)
+
+
+def kernel_release() -> tuple[int, int]:
+    """(major, minor) of the running kernel: (6, 1)."""
+    major, minor = os.uname().release.split(".")[:2]
+    digits = len(minor) - len(minor.lstrip("0123456789"))  # "7.3-rc1", "6.1+"
+    return int(major), int(minor[:digits] or 0)
 
 
 def bpf_errno(cmd: Cmd, attr: Structure) -> int:

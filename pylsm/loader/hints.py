@@ -6,7 +6,7 @@ import os
 from errno import E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOTSUP, EPERM
 
 from pylsm.loader.attr import Cmd
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 __all__ = ["effective_capabilities", "hint"]
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["kernel_release", "raised_memlock"]
+from pylsm.loader.bpf import kernel_release
 
-
-def kernel_release() -> tuple[int, int]:
-    """(major, minor) of the running kernel: (6, 1)."""
-    major, minor = os.uname().release.split(".")[:2]
-    digits = len(minor) - len(minor.lstrip("0123456789"))  # "7.3-rc1", "6.1+"
-    return int(major), int(minor[:digits] or 0)
+__all__ = ["raised_memlock"]
 
 
 @contextmanager

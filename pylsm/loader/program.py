@@ -39,9 +39,10 @@ _ETHERNET_HEADER = 14
 class ProgramInfo(NamedTuple):
     """What the kernel says of a program (BPF_OBJ_GET_INFO_BY_FD).
 
-    ``tag``: the hash of its instructions, in hexadecimal; ``run_time_ns``, ``run_cnt``, ``recursion_misses``: counted
-    only while `enable_run_time_stats` is on (misses from Linux 5.12); ``verified_insns``: instructions that the
-    verifier looked at (from 5.16, else 0); ``xlated_len``, ``jited_len``: bytes; ``load_time``: ns since boot.
+    ``tag``: the hash of its instructions, in hexadecimal; ``run_time_ns``, ``run_cnt``: counted only while
+    `enable_run_time_stats` is on; ``recursion_misses``: runs that were skipped (from Linux 5.12); ``verified_insns``:
+    instructions that the verifier looked at (from 5.16, else 0); ``xlated_len``, ``jited_len``: bytes; ``load_time``:
+    ns since boot.
     """
 
     id: int

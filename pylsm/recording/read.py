@@ -102,7 +102,7 @@ class Recording:
                     self.skipped["other reasons"] = (count + 1, first)
             return None
         if found["event"] == "heartbeat":
-            session, counts = found.get("session"), [found.get("lost"), found.get("family_full")]
+            session, counts = found.get("session"), [found.get(name) for name in ("lost", "family_full", "skipped")]
             if isinstance(session, str) and (session in self._lost or len(self._lost) < 1000):
                 self._lost[session] = sum(count for count in counts if type(count) is int and count > 0)
             return found

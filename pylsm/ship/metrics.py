@@ -16,7 +16,13 @@ __all__ = ["Metrics", "listen"]
 #: An audit that has said nothing for so long is not well, in seconds; it speaks every second.
 _SILENCE_SECONDS = 10.0
 #: Counts of an audit that are events which never came → the reason.
-_LOSSES = {"lost": "ring-full", "unreadable": "unreadable", "family_full": "family-full", "malformed": "malformed"}
+_LOSSES = {
+    "lost": "ring-full",
+    "unreadable": "unreadable",
+    "family_full": "family-full",
+    "skipped": "skipped-by-the-kernel",
+    "malformed": "malformed",
+}
 
 
 def listen(address: tuple[str, int]) -> socket.socket:

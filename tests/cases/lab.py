@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pylsm.audit.events import Connect, Event, FileOpen
 from pylsm.audit.session import Audit, Counts
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long

@@ -14,11 +14,8 @@ from pathlib import Path
 import pytest
 
 from cases.cli import nothing_left
-from pylsm.loader.memlock import kernel_release
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A program of a tracepoint is preempted there, and skipped for other tasks meanwhile (docs/kernels.md).
-SKIPS_PROGRAMS = kernel_release() >= (7, 0)
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("gcc") and not (ROOT / "build/bench/flood").exists(),
@@ -27,8 +24,6 @@ pytestmark = pytest.mark.skipif(
 
 
 def load(source: str, *options: str) -> dict[str, str]:
-    if SKIPS_PROGRAMS:
-        pytest.skip("Linux 7 runs no program of a tracepoint where another task was preempted in it: docs/kernels.md")
     command = [sys.executable, "tools/load", "--backend", source, "--seconds", "2", *options]
     with nothing_left():
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

@@ -16,7 +16,7 @@ import pytest
 
 from cases.cli import PYLSM, nothing_left
 from cases.lab import eventually
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 NOBODY = 65534
 #: Every audit takes these (before 5.11 maps are charged to RLIMIT_MEMLOCK, which has to be raised).

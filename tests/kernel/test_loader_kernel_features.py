@@ -12,7 +12,7 @@ from pylsm.asm import MapType
 from pylsm.btf import Btf, BtfNotFound
 from pylsm.libc import Layout
 from pylsm.loader import attr, features
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 from pylsm.loader.sections import ProgType
 
 pytestmark = pytest.mark.root

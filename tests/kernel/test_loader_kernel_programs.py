@@ -30,7 +30,7 @@ from pylsm.loader import (
     progbtf,
 )
 from pylsm.loader import program as module
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 from pylsm.loader.program import enable_run_time_stats
 
 pytestmark = pytest.mark.root

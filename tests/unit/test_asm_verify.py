@@ -17,11 +17,12 @@ from pylsm.btf import declare
 HASH = MapSpec("hash", MapType.HASH, key=8, value=16, max_entries=4)
 RING = MapSpec("ring", MapType.RINGBUF, max_entries=4096)
 SOCKETS = MapSpec("sockets", MapType.SOCKHASH, key=8, value=4, max_entries=4)
-VERDICTS = {"lsm/file_open": 1, "lsm/socket_connect": 3}
+VERDICTS = {"lsm/file_open": 1, "lsm/socket_connect": 3, "lsm/task_alloc": 2, "lsm/bprm_creds_for_exec": 1}
 SHIPPED = [
-    pytest.param(program, id=f"{source.name}-{variant.name}-{program.name}")
+    pytest.param(program, id=f"{source.name}-{variant.name}-{release[0]}-{program.name}")
     for source in SOURCES
-    for variant in source.variants
+    for release in ((6, 18), (7, 0))
+    for variant in source.variants_of(release)
     for program in source.all(variant)
 ]
 

@@ -14,7 +14,7 @@ from pylsm.arch import call_number
 from pylsm.errors import PylsmError
 from pylsm.loader import BpfError, bpf, hints, memlock
 from pylsm.loader.attr import Cmd, MapCreateAttr
-from pylsm.loader.bpf import RETRIES, Handle, bpf_errno
+from pylsm.loader.bpf import RETRIES, Handle, bpf_errno, kernel_release
 from pylsm.loader.errors import errno_name
 
 
@@ -211,7 +211,7 @@ def test_otherwise_an_eperm_is_final(
 def test_kernel_release(monkeypatch: pytest.MonkeyPatch, release: str, expected: tuple[int, int]) -> None:
     made = os.uname_result(("Linux", "host", release, "#1", "x86_64"))
     monkeypatch.setattr(os, "uname", lambda: made)
-    assert memlock.kernel_release() == expected
+    assert kernel_release() == expected
 
 
 def test_system_call_numbers() -> None:

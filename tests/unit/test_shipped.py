@@ -107,7 +107,7 @@ def build_once() -> bytes:
 def test_a_template_is_unpacked_as_it_was_packed(contents: bytes) -> None:
     _, _, _, parts = marshal.loads(contents)
     for _, programs in parts:
-        for _, _, packed in programs:
+        for *_, packed in programs:
             template = Template.unpack(marshal.loads(packed))
             assert template.pack() == marshal.loads(packed)
             assert template.asked or template.image.name == "sched_process_exit" or template.image.references

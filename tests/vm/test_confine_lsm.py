@@ -10,7 +10,7 @@ import pytest
 from cases.cli import PYLSM
 from cases.lab import BACKENDS
 
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 pytestmark = pytest.mark.vm
 

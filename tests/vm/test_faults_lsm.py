@@ -13,7 +13,7 @@ from cases.cli import PYLSM, nothing_left
 from cases.lab import CONNECTS_AND_OPENS, Lab, touch
 
 from pylsm.audit.session import Audit
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 pytestmark = pytest.mark.vm
 

@@ -18,7 +18,7 @@ from pylsm.asm import R0, R1, R2, R6, Asm, MapSpec, MapType, Program, u64
 from pylsm.asm.references import FieldRef
 from pylsm.btf import Btf
 from pylsm.loader import BpfError, Link, LoadedProgram, Map, Object, ResolveError, VerifierError, features, progbtf
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 pytestmark = pytest.mark.vm
 

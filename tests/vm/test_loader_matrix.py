@@ -7,8 +7,8 @@ from cases.lab import X86_64
 
 from pylsm.asm import MapType
 from pylsm.loader import features
+from pylsm.loader.bpf import kernel_release
 from pylsm.loader.features import Feature
-from pylsm.loader.memlock import kernel_release
 
 pytestmark = pytest.mark.vm
 

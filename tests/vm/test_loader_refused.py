@@ -14,7 +14,7 @@ import pytest
 from pylsm.asm import R0, R1, R2, R3, R6, R7, R10, Asm, MapSpec, MapType, Program, u32, u64
 from pylsm.asm import opcodes as op
 from pylsm.loader import Object, VerifierError
-from pylsm.loader.memlock import kernel_release
+from pylsm.loader.bpf import kernel_release
 
 pytestmark = pytest.mark.vm
 

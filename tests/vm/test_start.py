@@ -26,6 +26,7 @@ from pylsm.audit.maps import MARKS
 from pylsm.audit.shipped import FILE, Shipped, build
 from pylsm.audit.sources import SOURCES, Plan
 from pylsm.loader import BpfError, Map, features
+from pylsm.loader.bpf import kernel_release
 from pylsm.loader.kernel_types import kernel_types
 from pylsm.loader.prepare import prepare
 
@@ -195,7 +196,7 @@ def test_what_is_brought_along_is_what_would_be_assembled(site: Path, monkeypatc
     monkeypatch.setattr("pylsm.__file__", str(site / "pylsm/__init__.py"))
     brought = Shipped()
     for events in ((), DEFAULT, DEFAULT[:2], *((event,) for event in DEFAULT)):
-        plan = Plan("lsm", SOURCES[0].variants[0], events)
+        plan = Plan("lsm", SOURCES[0].variants_of(kernel_release())[0], events)
         for part, programs in (("hooks", plan.programs()), ("walkers", plan.walkers())):
             assert brought.programs(plan, part) == prepare(programs), (events, part)
 
@@ -205,7 +206,7 @@ def test_a_hook_with_another_number_of_arguments_is_left_to_the_proof(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylsm.__file__", str(site / "pylsm/__init__.py"))
-    plan = Plan("lsm", SOURCES[0].variants[0])
+    plan = Plan("lsm", SOURCES[0].variants_of(kernel_release())[0])
     assert Shipped().programs(plan, "hooks") is not None
     monkeypatch.setattr("pylsm.audit.shipped._argument", lambda section, kernel: 2)
     assert Shipped().programs(plan, "hooks") is None
