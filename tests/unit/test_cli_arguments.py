@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pylsm.cli import _COMMANDS, _declared, arguments, parser_for
@@ -38,6 +38,11 @@ WORDS = st.one_of(
 )
 
 
+def loses_its_value(word: str) -> bool:
+    """Argparse of Python before 3.13 takes "--" for no value even where it is one, as in --output=--."""
+    return sys.version_info < (3, 13) and word.endswith("--") and word != "--"
+
+
 def by_argparse(line: list[str]) -> dict[str, Any] | None:
     """The values as argparse has them, or None where it refuses the line or shows its help."""
     try:
@@ -49,6 +54,7 @@ def by_argparse(line: list[str]) -> dict[str, Any] | None:
 
 @given(st.sampled_from(("run", "attach", "check")), st.lists(WORDS, max_size=7))
 def test_what_is_read_is_what_argparse_reads(command: str, words: list[str]) -> None:
+    assume(not any(map(loses_its_value, words)))
     line = [command, *words]
     read = _declared(line).read(line)
     if read is not None:
