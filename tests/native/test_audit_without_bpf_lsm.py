@@ -48,7 +48,7 @@ def test_attached_programs_that_never_fire_are_not_believed() -> None:
     assert re.search(r"^\[LSM\] open pid=\d+ comm=cat mode=r path=/etc/hostname$", out, re.MULTILINE)
     assert "warning: lsm cannot be used (" in err
     assert "Falling back to fentry, which does not see: " in err
-    assert "Connect: not seen, FileOpen: not seen" in err
+    assert "connect: not seen, open: not seen" in err
 
     status, out, err = found["fail"]
     assert (status, out) == (125, "")
