@@ -27,7 +27,7 @@ def read(path: str) -> tuple[bytes | mmap.mmap, bytes | None, str]:
     Raises:
         BtfError: the file cannot be read or holds no BTF.
     """
-    name = path[len(_SYSFS) :] if path.startswith(_SYSFS) else os.path.basename(path)
+    name = path[len(_SYSFS) :] if path.startswith(_SYSFS) else path
     try:
         with open(path, "rb", buffering=0) as file:
             magic = file.read(4) or b""

@@ -15,8 +15,10 @@ ENOTSUPP = 524
 #: Bits of the effective set (include/uapi/linux/capability.h).
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
+#: With the kernel's release and machine.
 _NO_TRAMPOLINE = (
-    "this kernel cannot attach to functions on this architecture (arm64 before 6.4): use a raw tracepoint or a kprobe"
+    "Linux {} cannot attach to functions on {} (arm64 before 6.4): nearest are a kprobe and a raw tracepoint "
+    "(--backend kprobe, raw_tracepoint)"
 )
 
 _FIXED: dict[tuple[int, Cmd | None], str] = {
@@ -56,7 +58,11 @@ def hint(cmd: Cmd, number: int) -> str:
     """The likely reason and the next step for errno ``number`` of ``cmd``, or ""."""
     if number == EPERM:
         return _permission(cmd)
-    return _FIXED.get((number, cmd)) or _FIXED.get((number, None), "")
+    text = _FIXED.get((number, cmd)) or _FIXED.get((number, None), "")
+    if text is _NO_TRAMPOLINE:
+        kernel = os.uname()
+        return text.format(kernel.release, kernel.machine)
+    return text
 
 
 def effective_capabilities() -> int | None:

@@ -72,7 +72,7 @@ def test_an_error_names_command_purpose_and_errno_and_is_an_os_error(monkeypatch
 @pytest.mark.parametrize(
     ("cmd", "number", "part"),
     [
-        (Cmd.RAW_TRACEPOINT_OPEN, 524, "raw tracepoint or a kprobe"),
+        (Cmd.RAW_TRACEPOINT_OPEN, 524, "a kprobe and a raw tracepoint"),
         (Cmd.PROG_TEST_RUN, 524, "test-run"),
         (Cmd.MAP_FREEZE, 524, "does not implement"),
         (Cmd.RAW_TRACEPOINT_OPEN, errno.EBUSY, "bpftool link"),
