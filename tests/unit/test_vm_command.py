@@ -30,8 +30,8 @@ def test_defaults() -> None:
 
 
 def test_command_is_not_parsed() -> None:
-    options = cli.parse(["--cpus", "2", "--", "sh", "--kernel", "x", "--", "--list"])
-    assert options.cpus == 2
+    options = cli.parse(["--cpus", "2", "--cpu", "max", "--", "sh", "--kernel", "x", "--", "--list"])
+    assert (options.cpus, options.cpu) == (2, "max")
     assert options.command == ["sh", "--kernel", "x", "--", "--list"]
 
 

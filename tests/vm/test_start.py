@@ -73,12 +73,14 @@ main(sys.argv[1:])
 task_storage = needs(features.map_type(MapType.TASK_STORAGE), "task storage", "5.11")
 #: Modules of pylsm that a start from the cache imports.
 MODULES = 35
+#: Of the programs, copies and what marks children where the kernel skips programs.
+MORE = 5 if kernel_release() >= (7, 0) else 0
 #: Calls of bpf(2) until both hooks are known to see. Those of BTF_LOAD are for people who look at maps and programs.
 CALLS = {
-    "BTF_LOAD": 8,
+    "BTF_LOAD": 8 + MORE,
     "MAP_CREATE": 7,
-    "PROG_LOAD": 5,
-    "RAW_TRACEPOINT_OPEN": 5,
+    "PROG_LOAD": 5 + MORE,
+    "RAW_TRACEPOINT_OPEN": 5 + MORE,
     "OBJ_GET_INFO_BY_FD": 1,
 }
 #: What a start from the cache has no use for: each costs as much as ten of pylsm's own modules.

@@ -20,7 +20,8 @@ class Arch:
         machine: uname(2)'s.
         flavours: Debian's names for kernels of it that are built for virtual machines, or for larger pages.
         qemu: the emulator, and the Debian package that has it.
-        options: of QEMU: board and processor.
+        options: of QEMU: the board.
+        cpu: the processor, as QEMU's -cpu has it.
         console: what Linux calls the first serial port.
         port: options of QEMU that make a second serial port of the character device "port".
     """
@@ -30,6 +31,7 @@ class Arch:
     flavours: tuple[str, ...]
     qemu: tuple[str, str]
     options: tuple[str, ...]
+    cpu: str
     console: str
     port: tuple[str, ...]
 
@@ -40,8 +42,9 @@ ARCHITECTURES = (
         "x86_64",
         ("cloud-amd64",),  # small, built for virtual machines; BTF, BPF LSM and ftrace are on
         ("qemu-system-x86_64", "qemu-system-x86"),
+        ("-machine", "pc"),
         # cx16: QEMU 7.2 corrupts 6.12 guests at random when it emulates cmpxchg16b
-        ("-machine", "pc", "-cpu", "max,cx16=off"),
+        "max,cx16=off",
         "ttyS0",
         ("-serial", "chardev:port"),
     ),
@@ -50,8 +53,9 @@ ARCHITECTURES = (
         "aarch64",
         ("cloud-arm64", "arm64-16k"),
         ("qemu-system-aarch64", "qemu-system-arm"),
+        ("-machine", "virt"),
         # pauth-impdef: the processor's own pointer authentication costs half of all time when it is emulated
-        ("-machine", "virt", "-cpu", "max,pauth-impdef=on"),
+        "max,pauth-impdef=on",
         "ttyAMA0",
         ("-device", "pci-serial,chardev=port"),
     ),

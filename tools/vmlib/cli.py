@@ -69,6 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     option("--append", default="", metavar="ARGS", help="further kernel parameters")
     option("--memory", type=int, default=1024, metavar="MB", help="(default: %(default)s)")
     option("--cpus", type=int, default=1, metavar="N", help="(default: %(default)s)")
+    option("--cpu", default="", metavar="MODEL", help="the processor, as QEMU's -cpu has it (max: with cmpxchg16b)")
     option("--icount", action="store_true", help="clocks count guest instructions: repeatable, slower, one CPU")
     option(
         "--timeout",
@@ -161,6 +162,7 @@ def _run(options: argparse.Namespace) -> int:
             append=options.append,
             memory=options.memory,
             cpus=options.cpus,
+            cpu=options.cpu,
             icount=options.icount,
             timeout=options.timeout,
             console=options.console,

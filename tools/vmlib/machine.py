@@ -60,6 +60,7 @@ class Machine:
     append: str = ""
     memory: int = 1024
     cpus: int = 1
+    cpu: str = ""  # QEMU's -cpu; "": the architecture's
     icount: bool = False
     timeout: float = 600
     console: bool = False
@@ -109,7 +110,17 @@ class Machine:
         append.append(self.append)
         return [
             *(arch.qemu[0], "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-            *(*arch.options, "-accel", accel, "-smp", str(self.cpus), "-m", str(self.memory)),
+            *(
+                *arch.options,
+                "-cpu",
+                self.cpu or arch.cpu,
+                "-accel",
+                accel,
+                "-smp",
+                str(self.cpus),
+                "-m",
+                str(self.memory),
+            ),
             *(REPEATABLE if self.icount else ()),
             *("-kernel", str(self.kernel.image), "-initrd", f"/proc/self/fd/{self.initramfs.fileno()}"),
             *("-append", " ".join(append).strip()),
