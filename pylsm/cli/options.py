@@ -659,3 +659,5 @@ def last_words(audit: Audit, quiet: bool) -> None:
             f"warning: this kernel skipped {counts.skipped} runs of programs that another task was preempted in: so "
             "many events at most, or children with all that they did, are missing (docs/kernels.md)"
         )
+        if audit.source.name in ("fentry", "raw_tracepoint"):
+            say("hint: programs of kprobes are not preempted: --backend kprobe")
