@@ -34,7 +34,7 @@ class Terminal:
         return self("capture-pane", "-p")
 
     def wait_for(self, wanted: str) -> str:
-        assert eventually(lambda: wanted in self.text(), 30), self.text()
+        assert eventually(lambda: wanted in self.text(), 60), self.text()
         return self.text()
 
 
@@ -92,9 +92,12 @@ def test_it_needs_a_terminal_and_no_output_file() -> None:
 
 
 def test_when_the_family_ends_the_screen_says_so(tmp_path: Path, terminals: list[Terminal]) -> None:
-    process = subprocess.Popen(["bash", "-c", "sleep 6; : < /etc/hostname; sleep 1"])
+    process = subprocess.Popen(["bash", "-c", "read; : < /etc/hostname; sleep 1"], stdin=subprocess.PIPE)
     terminal = Terminal(tmp_path / "tmux", sys.executable, "-m", "pylsm", "top", "-p", str(process.pid))
     terminals.append(terminal)
+    terminal.wait_for("pylsm top -p")
+    assert process.stdin is not None
+    process.stdin.close()
     assert "the recording has ended" in terminal.wait_for("the recording has ended")
     terminal.wait_for(" ended)  order")
     process.wait()
