@@ -119,7 +119,7 @@ def test_the_family_is_listed_anew(skipping: Skipping, backend: str) -> None:
         assert eventually(lambda: running.family() == set())
 
 
-def test_a_run_ends_where_the_end_of_its_command_was_skipped(tmp_path: Path) -> None:
+def test_a_run_ends_where_the_end_of_its_command_was_skipped(source: str, tmp_path: Path) -> None:
     """As a user sees it, confined: what mends the list is among what a confined audit may do."""
     script = (
         "import sys\n"
@@ -131,7 +131,7 @@ def test_a_run_ends_where_the_end_of_its_command_was_skipped(tmp_path: Path) -> 
         "from pylsm.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    words = ("-q", "-o", str(tmp_path / "out"), "--", "sh", "-c", "(true); cat /etc/hostname")
+    words = ("-q", "--backend", source, "-o", str(tmp_path / "out"), "--", "sh", "-c", "(true); cat /etc/hostname")
     command = [sys.executable, "-c", script, "run", *words]
     done = subprocess.run(command, env={**os.environ, "PYLSM_CACHE": ""}, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
