@@ -72,8 +72,8 @@ class Agent:
         return int(re.findall(r"^VmHWM:\s+(\d+)", status, re.MULTILINE)[0])
 
     def stop(self) -> dict[str, int]:
-        """Interrupt it and return its last counts by name."""
-        self.process.send_signal(signal.SIGINT)
+        """End it and return its last counts by name."""
+        self.process.send_signal(signal.SIGTERM)
         self.process.wait()
         self._listener.join()
         counts = [line for line in self.said.splitlines() if "recorded" in line and "lost" in line]

@@ -57,7 +57,7 @@ def _one(program: Path, burst: Burst) -> dict[str, Any]:
             took = work.run("new")
             peak = agent.peak_kb
             if burst.pipe:
-                agent.process.send_signal(signal.SIGINT)
+                agent.process.send_signal(signal.SIGTERM)
                 with open(read, "rb") as file:
                     lines = _count(file)
             counts = agent.stop()
