@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock, get_native_id, start_new_thread  # of threading it takes no more than these
 
+from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.bpf import Handle
 from pylsm.loader.errors import SpecError
@@ -13,6 +15,7 @@ from pylsm.loader.maps import Map, check_map
 from pylsm.loader.program import LoadedProgram
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
@@ -53,7 +56,7 @@ class Object:
         MapMismatchError, PinError, ResolveError, VerifierError, BpfError: as the steps raise them.
     """
 
-    __slots__ = ("links", "maps", "programs")
+    __slots__ = ("_answer", "_begun", "links", "maps", "programs")
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class Object:
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, LoadedProgram] = {}
         self.links: dict[str, Link] = {}
+        self._begun: dict[str, _Attaching] = {}
+        self._answer = allocate_lock()
         written: dict[str, Program] = {}
         if isinstance(programs, Image):
             image = programs
@@ -120,7 +125,7 @@ class Object:
             `links`.
         """
         done: list[str] = []
-        for name in names or [name for name in self.programs if name not in self.links]:
+        for name in names or [name for name in self.programs if name not in self.links and name not in self._begun]:
             if name not in self.programs:
                 self._detach(done)
                 raise SpecError(f"there is no program {name!r}; there are: {', '.join(self.programs)}")
@@ -132,11 +137,54 @@ class Object:
             done.append(name)
         return self.links
 
+    def begin(self, name: str) -> None:
+        """Begin to attach a program: the kernel is waited for by a thread, until `finish`.
+
+        The first program that is attached to the entry of any function runs at once, but who attaches it sleeps until
+        no task can be in what the kernel used before (synchronize_rcu_tasks in register_ftrace_direct, kernel/trace/
+        ftrace.c; until Linux 6.8 for each function): 20 ms at the least, and 100 ms more for each task that does not
+        sleep meanwhile. `finish` alone says that it is attached: before, only what it was seen to do.
+
+        Args:
+            name: of a program that is not attached yet.
+        """
+        try:
+            self._answer.acquire(blocking=False)
+            self._begun[name] = _Attaching(self.programs[name], self._answer)
+        except RuntimeError:  # no thread is to be had
+            self.attach(name)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the kernel has not answered yet to what was begun."""
+        return any(attaching.waits for attaching in self._begun.values())
+
+    def wait(self, seconds: float) -> None:
+        """Wait, at most so long, until the kernel has answered to one more of those that were begun."""
+        self._answer.acquire(timeout=seconds)
+
+    def finish(self) -> None:
+        """Wait until what was begun is attached, and the threads are gone.
+
+        Raises:
+            BpfError: the kernel refused.
+        """
+        while self._begun:
+            name, attaching = next(iter(self._begun.items()))
+            attaching.join()  # which a signal may interrupt
+            del self._begun[name]
+            self.links[name] = attaching.result()
+
     def _detach(self, names: list[str]) -> None:
         _close_all([self.links.pop(name) for name in names])
 
     def close(self) -> None:
         """Detach, unload and close everything, in reverse order; one failure does not keep the rest open."""
+        while self._begun:
+            try:
+                self.finish()
+            except (PylsmError, OSError):
+                continue  # then there is nothing of it to be taken away
         links, programs, maps = list(self.links.values()), list(self.programs.values()), list(self.maps.values())
         self.links, self.programs, self.maps = {}, {}, {}
         _close_all([*maps, *programs, *links])
@@ -150,6 +198,60 @@ class Object:
     def __repr__(self) -> str:
         attached = f"attached: {', '.join(self.links)}" if self.links else "not attached"
         return f"<Object of {', '.join(self.programs) or 'no programs'}; {attached}>"
+
+
+class _Attaching:
+    """A program that a thread attaches.
+
+    Args:
+        program: the program.
+        answer: released when the kernel has answered.
+
+    Raises:
+        RuntimeError: no thread is to be had.
+    """
+
+    __slots__ = ("_answer", "_answered", "_error", "_link", "_program", "_thread")
+
+    def __init__(self, program: LoadedProgram, answer: LockType) -> None:
+        self._program = program
+        self._link: Link | None = None
+        self._error: BaseException | None = None
+        self._thread = 0
+        self._answer = answer
+        self._answered = allocate_lock()
+        self._answered.acquire()
+        start_new_thread(self._attach, ())
+
+    def _attach(self) -> None:
+        self._thread = get_native_id()
+        try:
+            self._link = self._program.attach()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._answered.release()
+            if self._answer.locked():
+                self._answer.release()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the kernel has not answered yet."""
+        return self._answered.locked()
+
+    def join(self) -> None:
+        """Wait until the kernel has answered and the thread is gone, with all that it may do."""
+        with self._answered:
+            pass
+        while os.path.exists(f"/proc/self/task/{self._thread}"):
+            os.sched_yield()
+
+    def result(self) -> Link:
+        """The link, after `join`; raises what attaching it raised."""
+        if self._link is None:
+            assert self._error is not None
+            raise self._error
+        return self._link
 
 
 def _reused(given: Reused, spec: MapImage) -> Map:

@@ -303,6 +303,52 @@ def test_a_raw_tracepoint_fires_until_its_link_is_closed() -> None:
         assert hits(map) == settled
 
 
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_what_is_begun_is_attached_when_the_kernel_has_answered() -> None:
+    before = threads()
+    with Object([counting("raw_tp/sys_enter", "one"), counting("raw_tp/sys_enter", "two")]) as made:
+        made.begin("one")
+        made.attach()
+        assert list(made.links) == ["two"], "it is not attached twice"
+        made.finish()
+        assert not made.begun and set(made.links) == {"one", "two"}
+        assert made.links["one"].info.program_id == made.programs["one"].info.id
+        assert threads() == before, "what a thread may do is not left behind"
+        made.links["two"].close()
+        settled = hits(made.maps["hits"])
+        os.getppid()
+        assert hits(made.maps["hits"]) > settled
+
+
+def test_what_the_kernel_refuses_is_raised_where_it_is_waited_for() -> None:
+    with Object([counting("raw_tp/no_such", "one"), counting("raw_tp/nor_this", "two")]) as made:
+        made.begin("one")
+        made.begin("two")
+        with pytest.raises(BpfError, match="cannot attach program 'one'"):
+            made.finish()
+        assert not made.links  # and closing it says nothing of the other
+
+
+def test_closing_leaves_nothing_of_what_was_begun() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with Object([counting("raw_tp/sys_enter")]) as made:
+        made.begin("counting")
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_a_thread_it_is_attached_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("pylsm.loader.object.start_new_thread", refuse)
+    with Object([counting("raw_tp/sys_enter")]) as made:
+        made.begin("counting")
+        assert not made.begun and list(made.links) == ["counting"]
+
+
 def test_a_socket_filter_decides_what_the_socket_gets() -> None:
     receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with receiver, sender, LoadedProgram.load(returning(3)) as cut:
