@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 #: Kernel-internal errnos that reach user space from bpf(2) although libc has no name for them (include/linux/errno.h).
-_INTERNAL = {524: ("ENOTSUPP", "operation not supported by this kernel")}
+ENOTSUPP = 524
+_INTERNAL = {ENOTSUPP: ("ENOTSUPP", "operation not supported by this kernel")}
 
 
 def errno_name(number: int) -> str:

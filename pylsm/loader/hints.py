@@ -7,10 +7,9 @@ from errno import E2BIG, EACCES, EBADF, EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, E
 
 from pylsm.loader.attr import Cmd
 from pylsm.loader.bpf import kernel_release
+from pylsm.loader.errors import ENOTSUPP
 
 __all__ = ["effective_capabilities", "hint"]
-
-ENOTSUPP = 524
 
 #: Bits of the effective set (include/uapi/linux/capability.h).
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}

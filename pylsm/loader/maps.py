@@ -12,7 +12,7 @@ from pylsm.libc import Memory, Structure
 from pylsm.light import TYPE_CHECKING, NamedTuple
 from pylsm.loader.attr import BatchAttr, Cmd, InfoAttr, MapCreateAttr, MapElementAttr, MapInfoAttr
 from pylsm.loader.bpf import Handle, bpf, bpf_errno, failure, load_btf, object_kind
-from pylsm.loader.errors import MapMismatchError, SpecError
+from pylsm.loader.errors import ENOTSUPP, BpfError, MapMismatchError, SpecError
 from pylsm.loader.image import MapImage
 from pylsm.maptype import MapType
 
@@ -97,7 +97,7 @@ class Map(Handle):
     A per-CPU map has a value for each possible CPU: its values are lists of bytes, one per CPU.
     """
 
-    __slots__ = ("_info", "_per_cpu", "_value_bytes", "key_size", "type", "value_size")
+    __slots__ = ("_info", "_per_cpu", "_value_bytes", "key_size", "max_entries", "type", "value_size")
 
     def __init__(
         self, fd: int, info: MapInfo | MapSpec | MapImage | Map, *, owned: bool = True, label: str = ""
@@ -107,6 +107,7 @@ class Map(Handle):
         self.type: int = info.type
         self.key_size: int = info.key_size
         self.value_size: int = info.value_size
+        self.max_entries: int = info.max_entries
         self._per_cpu = info.type in _PER_CPU
         # The kernel moves per-CPU values in 8-byte steps, all CPUs in a row.
         self._value_bytes = -(-info.value_size // 8) * 8 * possible_cpus() if self._per_cpu else info.value_size
@@ -277,7 +278,7 @@ class Map(Handle):
         """Every key. One that is there from beginning to end is given exactly once, whatever comes and goes meanwhile;
         the consumer may delete what it is given."""
         if self.type in _ARRAYS:
-            for index in range(self.info.max_entries):
+            for index in range(self.max_entries):
                 yield index.to_bytes(4, sys.byteorder)
         elif self.type in _HASHES:
             for key, _ in self._batches():
@@ -287,10 +288,14 @@ class Map(Handle):
 
     def items(self) -> Iterator[tuple[bytes, Any]]:
         """Every key with its value, as `keys` and `lookup` have them."""
-        if self.type in _HASHES:
-            for key, raw in self._batches():
-                yield key, self._value(raw)
-            return
+        if self.type in _HASHES or self.type in _ARRAYS:
+            try:
+                for key, raw in self._batches():
+                    yield key, self._value(raw)
+                return
+            except BpfError as error:
+                if error.errno != ENOTSUPP or self.type in _HASHES:  # which a per-CPU array answers before Linux 5.13
+                    raise
         for key in self.keys():
             value = self.lookup(key)
             if value is not None:  # deleted since its key was read
@@ -346,10 +351,11 @@ class Map(Handle):
         return b"".join(padded) * (cpus if len(values) == 1 else 1)
 
     def _batches(self) -> Iterator[tuple[bytes, bytes]]:
-        """Elements of a hash map by MAP_LOOKUP_BATCH (Linux 5.6): the cursor is a bucket, which no deletion moves."""
+        """Elements of a hash map or an array by MAP_LOOKUP_BATCH (Linux 5.6; for per-CPU arrays 5.13): the cursor is a
+        bucket, which no deletion moves, or an index."""
         key_size, value_size = self.key_size, self._value_bytes
-        room = min(max(self.info.max_entries, 1), 256)
-        position = Memory(4)  # for hash maps the cursor is a bucket number
+        room = min(max(self.max_entries, 1), 256)
+        position = Memory(4)
         first = True
         while True:
             keys, values = Memory(room * key_size), Memory(room * value_size)
@@ -384,7 +390,7 @@ class Map(Handle):
         seen: set[bytes] = set()
         current, following = Memory(self.key_size), Memory(self.key_size)
         has_current = False
-        for _ in range(8 * self.info.max_entries + 1024):
+        for _ in range(8 * self.max_entries + 1024):
             attr = MapElementAttr(
                 map_fd=self.fileno(),
                 key=current.address if has_current else 0,

@@ -104,7 +104,7 @@ class RingBuffer:
         if map.type != MapType.RINGBUF:
             raise MapMismatchError(f"{map.label} is no ring buffer")
         self.label = map.label
-        self.size = map.info.max_entries
+        self.size = map.max_entries
         self._map = map
         self._poll: select.poll | None = None
         fd = map.fileno()

@@ -169,6 +169,17 @@ def test_arrays_have_every_index() -> None:
         assert list(map.items()) == [(key(0), b"\0\0"), (key(1), b"ab"), (key(2), b"\0\0")]
 
 
+@pytest.mark.parametrize("type", [MapType.ARRAY, MapType.PERCPU_ARRAY])
+def test_arrays_are_read_in_batches_of_any_number(type: MapType) -> None:
+    with Map.create(MapSpec("pylsm_test", type, key=4, value=8, max_entries=600)) as map:
+        for index in (0, 255, 256, 599):
+            map.update(key(index), value(index + 1))
+        found = list(map.items())
+        assert [each for each, _ in found] == [key(index) for index in range(600)]
+        for index in (0, 1, 255, 256, 599):
+            assert found[index][1] == map.lookup(key(index))
+
+
 @pytest.mark.parametrize("size", [1, 8, 12])
 def test_per_cpu_values_one_for_each_possible_cpu(size: int) -> None:
     cpus = possible_cpus()
