@@ -572,7 +572,7 @@ def confine(
     follower.stay_within(limit())
     if options.no_confine:
         return
-    from pylsm.confine import Needs, restrict
+    from pylsm.confine.restrict import Needs, restrict
 
     def counts_are_there() -> bool:
         try:

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pylsm.confine import Needs, restrict
 from pylsm.confine.capabilities import keep_only
 from pylsm.confine.kernel import PR_SET_NO_NEW_PRIVS, prctl
+from pylsm.confine.restrict import Needs, restrict
 from pylsm.ship.identity import Identity, identify
 from pylsm.ship.place import Courier
 from pylsm.ship.shipper import Shipper

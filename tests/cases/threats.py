@@ -20,7 +20,7 @@ from pylsm.audit import maps
 from pylsm.audit.records import SEEN_SET, SETTINGS
 from pylsm.audit.session import Audit
 from pylsm.audit.targets import descendants
-from pylsm.confine import Needs, restrict
+from pylsm.confine.restrict import Needs, restrict
 from pylsm.loader.attr import Cmd, IdAttr, LinkFdAttr
 from pylsm.loader.bpf import bpf_errno
 from pylsm.loader.errors import BpfError

@@ -19,8 +19,8 @@ import pytest
 from cases.cli import Running, pylsm
 from cases.lab import eventually
 
-from pylsm.confine import Needs, restrict
 from pylsm.confine.files import UntrustedPath, open_output
+from pylsm.confine.restrict import Needs, restrict
 
 pytestmark = pytest.mark.root
 
