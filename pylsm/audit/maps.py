@@ -39,7 +39,7 @@ SET: Final = MapSpec(names.SET, MapType.ARRAY, key=4, value=SETTINGS, max_entrie
 RING: Final = MapSpec(names.RING, MapType.RINGBUF, max_entries=names.RING_BYTES)
 #: Opens already recorded (pylsm.audit.programs.seen): sets, whose number is a power of two. All are one value, whose
 #: address a program has in it, so that no element is looked up; before 5.18 none may be larger.
-SEEN: Final = MapSpec("pylsm_seen", MapType.ARRAY, key=4, value=SEEN_SET.size << 18, max_entries=1)
+SEEN: Final = MapSpec("pylsm_seen", MapType.ARRAY, key=4, value=SEEN_SET.size << 17, max_entries=1)
 #: When an open was recorded last, by its fingerprint: with --dedup window only.
 WITHIN: Final = MapSpec("pylsm_within", MapType.LRU_HASH, key=8, value=4, max_entries=65_536)
 #: Destinations already recorded.

@@ -83,7 +83,7 @@ SET: Final = "pylsm_set"
 COUNTS: Final = "pylsm_counts"
 WALKERS: Final = "pylsm_walkers"
 #: How many processes can be traced at a time, and the size of the ring, unless said otherwise.
-FAMILY_SIZE: Final = 32_768
+FAMILY_SIZE: Final = 16_384
 RING_BYTES: Final = 4 << 20
 
 #: Per-CPU counters, in the order of the map's entries. Each run of a hook increments one of "untraced" to "unreadable"

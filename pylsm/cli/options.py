@@ -298,7 +298,7 @@ def add_audit_options(parser: ArgumentParser) -> None:
         type=positive,
         default=FAMILY_SIZE,
         metavar="N",
-        help="how many processes can be traced at a time (default: 32768)",
+        help="how many processes can be traced at a time (default: 16384)",
     )
     kernel.add_argument(
         "--traced-map", metavar="PATH", help="use the map of traced processes that is pinned at PATH, of another tool"
