@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pylsm.audit import names
 from pylsm.audit.cache import Cache
 from pylsm.audit.marks import Marks
-from pylsm.audit.names import CONTEXT_EVENTS, DEFAULT, EVENTS, KIND_CONNECT, KIND_OPEN, choose
+from pylsm.audit.names import CONTEXT_EVENTS, DEFAULT, EVENTS, KIND_CONNECT, KIND_OPEN, EventName, choose
 from pylsm.audit.pidns import from_initial, initial_tgid, to_initial
 from pylsm.audit.sources import LACKING, PLAIN, SOURCES, Options, Plan, Source
 from pylsm.audit.targets import NoSuchProcess, descendants, has_ended, in_initial_pid_namespace, lives, pids_of_all
@@ -46,6 +46,8 @@ __all__ = ["Audit", "BlindError", "Counts", "FamilyFull", "UnavailableError"]
 Shared: TypeAlias = "Map | int | str | None"
 
 _SELF_TEST_SECONDS = 3.0
+#: How long to wait for the kernel to answer before it is looked whether the hooks see already.
+_ANSWER_SECONDS = 0.02
 _LSM_LIST = "/sys/kernel/security/lsm"
 _LONGEST_WINDOW_MS = 1_000_000_000  # the kernel side counts in 32 bits of 1.05 ms
 _AF_INET, _SOCK_DGRAM = 2, 2  # include/linux/socket.h, include/linux/net.h
@@ -186,6 +188,7 @@ class Audit:
         self._decoder: Decoder | None = None
         self._waiting: list[bytes] = []  # records that came during the self-test, of others
         self._cache = Cache()
+        self._cached: dict[str, Image | None] = {}  # what the cache has, or has not, until it is used
         self._shipped: Shipped | None = None
         self.shipped: list[str] = []
         self._prepared: list[tuple[str, Sequence[object], Image]] = []
@@ -200,7 +203,7 @@ class Audit:
                     assert self._pinned.state is not None
                     self.events = choose([*self._pinned.state.events, *(CONTEXT_EVENTS if context else ())])
                 source, traced_map, ring = self._continue(self._pinned)
-            own = self._maps(family_size, ring_bytes)
+            own = self._maps(source, family_size, ring_bytes)
             self._traced = stack.enter_context(_shared(traced_map, own[names.TRACED]))
             self._ring_map = stack.enter_context(_shared(ring, own[names.RING]))
             self._mapped: RingBuffer | None = None
@@ -339,11 +342,11 @@ class Audit:
                     if names.again(name) in opened.maps:
                         self._set(opened, names.again(name), opened, name)
                 if self._pinned is None:
-                    opened.attach()
+                    self._attach(opened)
                 else:
                     hooked = [name for name in opened.programs if name not in self._walker_names]
                     self._pinned.install(opened, hooked, self._btf)
-                self._self_test(source)
+                self._self_test(source, opened)
                 self.variant, self._plan = variant, plan
                 self.unseen = tuple(
                     kind.name
@@ -358,6 +361,25 @@ class Audit:
                 raise
             return opened
         raise AssertionError("a source without variants")
+
+    def _attach(self, opened: Object) -> None:
+        """Attach the programs; those that the self-test will see at work without waiting for the kernel to say so."""
+        proved = {name for event in self._proved() for name in event.programs}
+        begun = [
+            name
+            for name, program in opened.programs.items()
+            if name in proved and program.section is not None and program.section.name.startswith(("lsm/", "fentry/"))
+        ]
+        for name in begun:
+            opened.begin(name)
+        if begun:
+            # When it has answered to one, no other is in the way any more: it lets one wait, and goes on to the next.
+            opened.wait(_ANSWER_SECONDS)
+        opened.attach()
+
+    def _proved(self) -> list[EventName]:
+        """Kinds of events that the self-test sees."""
+        return [event for event in EVENTS if event.kind in (KIND_CONNECT, KIND_OPEN) and event.name in self.events]
 
     def _load(self, plan: Plan) -> Object:
         if self._pinned is not None:
@@ -455,9 +477,8 @@ class Audit:
 
     def _image(self, plan: Plan, part: str, programs: Callable[[], list[Program]]) -> Image:
         """The prepared programs, from the cache, or brought along, or made and proved now; `settle` keeps them."""
-        request = (part, *plan)
-        name = f"{plan.name}-{part}"
-        image = self._cache.load(name, request) if self._btf is None else None
+        name, request = _filed(plan, part)
+        image = self._cached.pop(name) if name in self._cached else self._from_cache(name, request)
         if image is not None:
             return image
         image = self._brought().programs(plan, part) if self._btf is None else None
@@ -481,19 +502,27 @@ class Audit:
             self._shipped = Shipped()
         return self._shipped
 
-    def _maps(self, family_size: int, ring_bytes: int) -> dict[str, MapImage]:
-        """Maps to be created before any program is there: their types too are written only once."""
-        request = (family_size, ring_bytes)
-        image = self._cache.load("maps", request)
-        if image is None:
-            image = self._brought().maps({names.TRACED: family_size, names.RING: ring_bytes})
+    def _from_cache(self, name: str, request: Sequence[object]) -> Image | None:
+        return self._cache.load(name, request) if self._btf is None else None
+
+    def _maps(self, source: str, family_size: int, ring_bytes: int) -> dict[str, MapImage]:
+        """Maps to be created before any program is there."""
+        sizes = {names.TRACED: family_size, names.RING: ring_bytes}
+        # They are those of the programs that are tried first, where these are at hand.
+        first = next((candidate for candidate in SOURCES if source in ("auto", candidate.name)), SOURCES[0])
+        plan = Plan(first.name, first.variants_of(kernel_release())[0], self.events, self._options)
+        name, request = _filed(plan, "hooks")
+        image = self._cached[name] = self._from_cache(name, request) if self._pinned is None else None
+        found = {map.name: map for map in image.maps} if image is not None else {}
+        if not found.keys() >= sizes.keys():
+            image = self._brought().maps(sizes)
             if image is None:
                 from pylsm.audit import maps
                 from pylsm.loader.prepare import prepare
 
-                image = prepare((), maps=[maps.TRACED.resized(family_size), maps.RING.resized(ring_bytes)])
-            self._prepared.append(("maps", request, image))
-        return {map.name: map for map in image.maps}
+                image = prepare((), maps=[maps.TRACED, maps.RING])
+            found = {map.name: map for map in image.maps}
+        return {name: found[name]._replace(max_entries=size) for name, size in sizes.items()}
 
     def _add_walkers(self, plan: Plan, loaded: Object) -> None:
         if names.WALKERS not in loaded.maps:
@@ -525,6 +554,7 @@ class Audit:
         Until then the program at the hook has none to hand over to: an open whose path is longer than 256 bytes, or by
         a process with overridden credentials, makes no event and is counted as ``unreadable``.
         """
+        self._object.finish()
         self._decoding()
         if self._pinned is None and self._walkers is None:
             self._add_walkers(self._plan, self._object)
@@ -532,21 +562,40 @@ class Audit:
         for name, request, image in prepared:
             self._cache.store(name, request, image)
 
-    def _self_test(self, source: Source) -> None:
+    def _self_test(self, source: Source, opened: Object) -> None:
         """Open a file and connect a socket as a traced process, and see both.
 
         Raises:
             BlindError: one of them did not come out of the ring.
         """
-        wanted = [event for event in EVENTS if event.kind in (KIND_CONNECT, KIND_OPEN) and event.name in self.events]
+        wanted = {event.name: event.kind for event in self._proved()}
         if not wanted and source.hook == "LSM":
             _require_active()
-        me = initial_tgid()
         # What waits in the ring of an adopted audit makes room, and may be of an earlier process with this number.
         self._waiting += self._records()
-        self.trace([me])
-        seen: set[int] = set()
         self._tested = 0
+        me = initial_tgid()
+        seen: set[int] = set()
+        while True:
+            attached = not opened.begun  # by now, so that it has to see what is tried
+            if attached:
+                opened.finish()
+            self._try(me)
+            patience = _SELF_TEST_SECONDS if attached else 0
+            if self._sees(set(wanted.values()), seen, me, time.monotonic() + patience):
+                return
+            if attached:
+                break
+            opened.wait(_ANSWER_SECONDS)
+        got = ", ".join(f"{name}: {'seen' if kind in seen else 'not seen'}" for name, kind in wanted.items())
+        raise BlindError(
+            f"{source.name} programs are attached but do not see this process's own open and connect ({got})",
+            hint="is bpf in /sys/kernel/security/lsm? python -m pylsm check says what is missing",
+        )
+
+    def _try(self, me: int) -> None:
+        """Open and connect, being traced."""
+        self.trace([me])
         try:
             # A new file, since an adopted audit may have seen this process open any other.
             memory = os.memfd_create("pylsm")
@@ -555,7 +604,9 @@ class Audit:
             _connect_once()
         finally:
             self._untrace([me])
-        deadline = time.monotonic() + _SELF_TEST_SECONDS
+
+    def _sees(self, wanted: set[int], seen: set[int], me: int, deadline: float) -> bool:
+        """Add to ``seen`` the kinds of our own events that come out of the ring; whether all that are wanted did."""
         while True:
             for record in self._records():
                 source_number, kind, pid_tgid = names.HEAD.unpack_from(record.ljust(names.HEAD.size, b"\0"))
@@ -564,16 +615,11 @@ class Audit:
                     self._tested += 1
                 else:
                     self._waiting.append(record)
-            if seen.issuperset(event.kind for event in wanted):
-                return
+            if seen >= wanted:
+                return True
             left = deadline - time.monotonic()
             if left <= 0 or not self._ring.wait(left):
-                break
-        got = ", ".join(f"{event.name}: {'seen' if event.kind in seen else 'not seen'}" for event in wanted)
-        raise BlindError(
-            f"{source.name} programs are attached but do not see this process's own open and connect ({got})",
-            hint="is bpf in /sys/kernel/security/lsm? python -m pylsm check says what is missing",
-        )
+                return False
 
     # ---- the family ----------------------------------------------------------------------------------------------
 
@@ -636,6 +682,7 @@ class Audit:
             return 0
         # Never this process itself, as a child of a shell that is traced: it would see its own doings, without end.
         known, count = {os.getpid()}, 0
+        gone = {*pids} - known
         # A child of a traced process joins in the kernel. One started before its parent was added may still be
         # missing, so look again until a look finds nobody new.
         while True:
@@ -646,11 +693,13 @@ class Audit:
             self.trace(added)
             known |= new
             # One that ended before it was added will not be taken out by its exit, and its number will be another's.
-            ended = set(added) - set(to_initial(pid for pid in new if lives(pid)))
+            living = {pid for pid in new if lives(pid)}
+            ended = set(added) - set(to_initial(living))
             self._untrace(ended)
+            gone -= living
             count += len(added) - len(ended)
         for pid in pids:
-            if not may_end and not lives(pid):
+            if not may_end and pid in gone:
                 raise NoSuchProcess(
                     f"process {pid} ended while it was being attached", hint="name a process that lives longer"
                 )
@@ -797,7 +846,8 @@ class Audit:
         return self._counts(skipped=self._skips.runs(births=not marked) - self._baseline.skipped)
 
     def _counts(self, skipped: int = 0) -> Counts:
-        found = {name: sum(self._per_cpu(index)) for index, name in enumerate(names.COUNTERS)}
+        read = (values for _, values in self._object.maps[names.COUNTS].items())
+        found = {name: sum(_numbers(values)) for name, values in zip(names.COUNTERS, read)}
         # What is numbered is sent, unless it is counted as lost.
         found["recorded"] = found["numbered"] - found["lost"]
         decoder = self._decoder  # none before the first event
@@ -831,11 +881,7 @@ class Audit:
 
     def next_numbers(self) -> list[int]:
         """The sequence number that the next record gets on each possible CPU."""
-        return self._per_cpu(names.COUNTERS.index("numbered"))
-
-    def _per_cpu(self, index: int) -> list[int]:
-        values = self._object.maps[names.COUNTS].lookup(_key(index))
-        return [int.from_bytes(value, sys.byteorder) for value in values]
+        return _numbers(self._object.maps[names.COUNTS].lookup(_key(names.COUNTERS.index("numbered"))))
 
     # ---- ending --------------------------------------------------------------------------------------------------
 
@@ -844,6 +890,7 @@ class Audit:
 
         A pinned audit goes on: these are the events so far.
         """
+        self._object.finish()
         for name in list(self._object.links):
             self._object.links.pop(name).close()
         from pylsm.loader.rcu import synchronize
@@ -933,6 +980,15 @@ def _require_active() -> None:
             f"bpf is not among the active LSMs ({active.strip()}): LSM programs would attach and see nothing",
             hint="python -m pylsm check says what to do",
         )
+
+
+def _numbers(values: Iterable[bytes]) -> list[int]:
+    return [int.from_bytes(value, sys.byteorder) for value in values]
+
+
+def _filed(plan: Plan, part: str) -> tuple[str, Sequence[object]]:
+    """Name and request of an image in the cache."""
+    return f"{plan.name}-{part}", (part, *plan)
 
 
 def _key(tgid: int) -> bytes:

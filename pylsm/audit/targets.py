@@ -86,7 +86,7 @@ def processes() -> Iterator[Process]:
 
 def lives(pid: int) -> bool:
     """Whether there is such a process and it can still do something."""
-    return _read(pid) is not None
+    return _parent(pid) is not None
 
 
 def has_ended(pid: int) -> bool:
@@ -164,12 +164,21 @@ def _contents(path: str) -> bytes:
 def _parents() -> Iterator[tuple[int, int]]:
     """(pid, its parent's) of all processes, zombies left out; from what is the cheapest to read of each."""
     for pid in pids_of_all():
-        try:
-            fields = _contents(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if len(fields) > _THREADS and (fields[0] not in (b"Z", b"X") or int(fields[_THREADS]) > 1):
-            yield pid, int(fields[1])
+        parent = _parent(pid)
+        if parent is not None:
+            yield pid, parent
+
+
+def _parent(pid: int) -> int | None:
+    """The parent's pid of a process that lives; None for one that has ended."""
+    try:
+        fields = _contents(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # A zombie can do nothing any more, unless only its first thread has ended.
+    if len(fields) <= _THREADS or (fields[0] in (b"Z", b"X") and int(fields[_THREADS]) <= 1):
+        return None
+    return int(fields[1])
 
 
 def _read(pid: int) -> Process | None:

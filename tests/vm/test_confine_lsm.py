@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cases.cli import PYLSM
-from cases.lab import BACKENDS
+from cases.cli import PYLSM, Running
+from cases.lab import BACKENDS, eventually
 
 from pylsm.loader.bpf import kernel_release
 
@@ -68,3 +68,14 @@ def test_attach_with_as_little_as_it_needs(directory: Path) -> None:
         done = with_capabilities(LEAST, directory, "attach", "-p", str(sleeper.pid), "-o", "out")
     assert done.returncode == 0, done.stderr
     assert "all traced processes have ended" in done.stderr
+
+
+def test_threads_that_waited_for_the_kernel_are_gone_before_it_confines_itself() -> None:
+    """What is given up is a thread's own: one that is left would keep every privilege."""
+    with subprocess.Popen(["sleep", "100"]) as sleeper:
+        running = Running("attach", "-p", sleeper.pid)
+        status = Path(f"/proc/{running.pid}/status")
+        assert eventually(lambda: "Seccomp:\t2\n" in status.read_text())
+        assert "Threads:\t1\n" in status.read_text()
+        sleeper.kill()
+        assert running.finish()[0] == 0

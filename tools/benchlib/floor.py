@@ -68,6 +68,7 @@ def recorded(syscall, command, address, size, *rest):
             sizes[result] = () if stored else (number(attr, 4, 4), -(-number(attr, 8, 4) // 8) * 8)
     return result
 def announce(*given):
+    given[0]._object.finish()
     with open(target, "wb") as file:
         marshal.dump((bytes(memory), pointers, calls), file)
     os._exit(0)

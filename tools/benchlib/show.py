@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from pylsm.audit import maps
+from pylsm.audit.records import SEEN_SET
 from tools.benchlib.floor import CALLS_ALONE, NOTHING
 from tools.benchlib.helpers import ALL, PARTS, WITH_COMPONENT
 from tools.benchlib.stats import TIMES, sample
@@ -176,9 +178,9 @@ def _phases(result: dict[str, Any]) -> list[Table]:
             [(what, f"{took:,.1f}", whose) for what, took, whose in rows],
             [
                 f"Python's and the kernel's share alone is {floor:,.0f} M{over}: no code of pylsm's is in it. "
-                "Attaching the first program to a function's entry, the kernel sleeps until every task has left the "
-                "code that it patches (synchronize_rcu_tasks); the C loader waits for the same. To do other work "
-                "meanwhile was tried and takes longer: a task that runs is waited for in steps of 100 ms."
+                "Who attaches the first program to a function's entry sleeps until every task has left the code that "
+                "was used before (synchronize_rcu_tasks), although the program runs by then. The C loader waits for "
+                "that; pylsm lets a thread wait, and goes on as soon as its self-test has seen the program at work."
             ],
         )
     ]
@@ -194,7 +196,7 @@ def _floor(result: dict[str, Any]) -> list[Table]:
         {name: sample(starts[name][what]).median for name in starts if starts[name][what]} for what in ("ms", "running")
     )
     loading, attaching = (int(part) / 1e6 for part in starts[peer]["said"].split()[:2])
-    least, ours, base = (took[name] for name in (CALLS_ALONE, "pylsm, warm", peer))
+    least, ours, base = ran[CALLS_ALONE], ran["pylsm, warm"], took[peer]
     rows = [(name, took[name], ran[name]) for name in (NOTHING, CALLS_ALONE, "pylsm, warm", peer)]
     return [
         Table(
@@ -204,11 +206,11 @@ def _floor(result: dict[str, Any]) -> list[Table]:
             [
                 "The calls alone are those that pylsm makes until its hooks see, recorded with all that they point to "
                 "and made again by a package of thirty lines that does nothing else (tools/benchlib/floor.py). "
-                f"`python -m` and the kernel are {least:,.0f} M, {_ratio(least / base)} of the C loader; what pylsm "
-                f"takes beyond, {ours - least:,.0f} M, is its own: options, checks, what is kept of maps and programs, "
-                f"the self-test and the family. Of the C loader's {base:,.0f} M, opening and loading are "
+                f"`python -m` and the kernel run for {least:,.0f} M, {_ratio(least / base)} of the C loader; what "
+                f"pylsm runs beyond, {ours - least:,.0f} M, is its own: options, checks, what is kept of maps and "
+                f"programs, the self-test and the family. Of the C loader's {base:,.0f} M, opening and loading are "
                 f"{loading:,.0f} M and attaching {attaching:,.0f} M. What does not run waits for the kernel's grace "
-                "periods, which end on ticks of 4 M."
+                "periods, which end on ticks of 4 M; pylsm does not, but they take from its processor what they run."
             ],
         )
     ]
@@ -368,8 +370,8 @@ def _scale(result: dict[str, Any]) -> list[Table]:
             ("files", "each for the first time", "each again", "recorded", "deduplicated", "lost"),
             opens,
             [
-                "The table has 262,144 sets of the two latest fingerprints. What finds no room in its set is recorded "
-                "again when it is opened again."
+                f"The table has {maps.SEEN.value_size // SEEN_SET.size:,} sets of the two latest fingerprints. What "
+                "finds no room in its set is recorded again when it is opened again."
             ],
         ),
         Table(

@@ -99,7 +99,9 @@ def start(contender: dict[str, Any], victim: int) -> Start:
     took = (time.monotonic_ns() - began) / 1e6
     peak, running = 0, 0.0
     if ready:
-        running = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e6
+        running = (
+            time.clock_gettime(~process.pid << 3 | 2) * 1e3
+        )  # CPUCLOCK_SCHED: of all its threads, those that ended too
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
         # The kernel's own counts of pages lag behind by what a mapping of the ring adds at once; these do not.
@@ -122,12 +124,15 @@ def now(): return (time.monotonic_ns() - began) / 1e6
 at = {"interpreter": now()}
 from pylsm.loader import bpf
 from pylsm.loader.attr import Cmd
+from pylsm.audit.session import Audit
 from pylsm.cli import attach
 at["modules"] = now()
 spent, real, told = {}, bpf._syscall, attach.announce
 def timed(number, command, *rest):
     since = time.monotonic_ns()
     result = real(number, command, *rest)
+    if command == Cmd.RAW_TRACEPOINT_OPEN:
+        return result  # by threads too
     name = Cmd(command).name
     spent[name] = spent.get(name, 0) + (time.monotonic_ns() - since) / 1e6
     return result
@@ -138,7 +143,12 @@ def announce(*given):
     print(json.dumps({"at": at, "bpf": spent, "modules": len(sys.modules)}), flush=True)
     given[0].close()
     os._exit(0)
-bpf._syscall, attach.announce = timed, announce
+attached = Audit._attach
+def attaching(*given):
+    since = time.monotonic_ns()
+    attached(*given)
+    spent["RAW_TRACEPOINT_OPEN"] = (time.monotonic_ns() - since) / 1e6
+bpf._syscall, attach.announce, Audit._attach = timed, announce, attaching
 from pylsm.cli import main
 main(sys.argv[1:])
 """
