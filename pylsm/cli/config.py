@@ -14,7 +14,7 @@ from pylsm import toml
 from pylsm.cli.arguments import BadValue
 from pylsm.errors import PylsmError
 
-__all__ = ["ENABLE", "ConfigError", "configurable", "field_of", "fields", "read"]
+__all__ = ["ENABLE", "ConfigError", "Setting", "configurable", "field_of", "fields", "read", "settings", "shared"]
 
 #: Options that are about the configuration itself, or belong to argparse.
 _NOT_FIELDS = ("help", "config", "print_config")
@@ -23,6 +23,13 @@ ENABLE = "enable_lsm_audit"
 
 class ConfigError(PylsmError):
     """A configuration that cannot be used; says file, field and value."""
+
+
+class Setting(NamedTuple):
+    """A field's value, as the file has it and as its option's own conversion does."""
+
+    value: object
+    converted: object
 
 
 class _Origin(NamedTuple):
@@ -51,6 +58,31 @@ def configurable(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
     }
 
 
+def shared(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """The fields that a file may have: those of all commands that take ``--config``."""
+    return {name: action for command in configurable(parser).values() for name, action in fields(command).items()}
+
+
+def settings(table: Mapping[str, object], path: str, known: Mapping[str, argparse.Action]) -> dict[str, Setting]:
+    """What a file sets, by field.
+
+    Args:
+        table: that is in it.
+        path: of it, for messages.
+        known: the fields that it may have.
+
+    Raises:
+        ConfigError: an unknown field, a value that its option refuses.
+    """
+    found = {}
+    # Who is configured by a file has not asked for an audit by hand: the file has to.
+    for name, value in {ENABLE: False, **table}.items():
+        if name not in known:
+            raise _unknown(path, name, known)
+        found[name] = Setting(value, _convert(path, name, value, known[name]))
+    return found
+
+
 def read(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line with the file that it names: what the line does not say, the file says.
 
@@ -71,13 +103,7 @@ def read(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.
     given = _given(parser, commands[plain.command_name], arguments)
     found: dict[str, object] = {}
     if path is not None:
-        known = {name: action for command in commands.values() for name, action in fields(command).items()}
-        # Who is configured by a file has not asked for an audit by hand: the file has to.
-        table = {ENABLE: False, **toml.load(path)}
-        for name, value in table.items():
-            if name not in known:
-                raise _unknown(path, name, known)
-            converted = _convert(path, name, value, known[name])
+        for name, (value, converted) in settings(toml.load(path), path, shared(parser)).items():
             if name in own and own[name].dest not in given:
                 own[name].default = converted
                 found[name] = value
