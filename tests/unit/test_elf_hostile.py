@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -57,6 +59,14 @@ def everything(data: bytes) -> None:
 @pytest.mark.parametrize("name", OBJECTS)
 def test_the_undamaged_objects_are_read(name: str) -> None:
     everything(OBJECTS[name])
+
+
+def test_opening_imports_no_library() -> None:
+    """Which would take longer than all of the reading."""
+    path = str(FIXTURES / "raw_tp.bpf.o")
+    code = f"from pylsm.loader.elf import ObjectFile; ObjectFile.read({path!r}); import sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"elftools", "construct", "pyroute2"} & set(run.stdout.split())
 
 
 @pytest.mark.parametrize("name", OBJECTS)

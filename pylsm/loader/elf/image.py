@@ -6,7 +6,6 @@ length. Formats: the System V ABI, chapter 4; relocation types: Documentation/bp
 
 from __future__ import annotations
 
-import io
 import struct
 import sys
 from collections.abc import Iterator
@@ -83,6 +82,21 @@ class Relocation(NamedTuple):
     place: int
 
 
+class _Row(NamedTuple):
+    """A section header, as the ABI has it."""
+
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int
+    info: int
+    alignment: int
+    entry_size: int
+
+
 class Image:
     """An ELF file of machine BPF in this machine's byte order.
 
@@ -138,67 +152,44 @@ class Image:
             raise self.error(f"file type {kind}, not a relocatable object (1)", where, 16)
 
     def _sections(self) -> list[Section]:
-        from elftools.common.utils import struct_parse
-        from elftools.elf.structs import ELFStructs
-
         data = self._data
-        structs = ELFStructs(little_endian=sys.byteorder == "little", elfclass=64)
-        structs.create_basic_structs()
-        structs.create_advanced_structs()
-        stream = io.BytesIO(data)
-        header = struct_parse(structs.Elf_Ehdr, stream, 0)
-        start, count, length = header["e_shoff"], header["e_shnum"], header["e_shentsize"]
+        (start,) = struct.unpack_from("=Q", data, 40)
+        length, count, names = struct.unpack_from("=HHH", data, 58)
         if length != _SECTION_HEADER:
             raise self.error(f"section headers of {length} bytes, not {_SECTION_HEADER}", "ELF header", 58)
         if not 0 < count <= _MAX_SECTIONS:
             raise self.error(f"{count} sections; 1 to {_MAX_SECTIONS} are possible", "ELF header", 60)
-        if start + count * length > len(data):
-            raise self.error(
-                f"section headers end at {start + count * length:#x}, the file at {len(data):#x}", "ELF header", 40
-            )
-        rows = [struct_parse(structs.Elf_Shdr, stream, start + i * length) for i in range(count)]
+        end = start + count * length
+        if end > len(data):
+            raise self.error(f"section headers end at {end:#x}, the file at {len(data):#x}", "ELF header", 40)
+        rows = [_Row(*fields) for fields in struct.iter_unpack("=IIQQQQIIQQ", memoryview(data)[start:end])]
         bodies: list[bytes] = []
         total = 0
         for number, row in enumerate(rows):
-            where = f"section header {number}"
-            kind, offset, size = _number(row["sh_type"]), row["sh_offset"], row["sh_size"]
-            if kind == SHT_NOBITS or number == 0:
+            where, place = f"section header {number}", start + number * length
+            if row.type == SHT_NOBITS or number == 0:
                 bodies.append(b"")
-                if size > 1 << 32:
-                    raise self.error(f"a size of {size:#x} bytes", where, start + number * length + 32)
+                if row.size > 1 << 32:
+                    raise self.error(f"a size of {row.size:#x} bytes", where, place + 32)
                 continue
-            if offset + size > len(data):
+            if row.offset + row.size > len(data):
                 raise self.error(
-                    f"the section ends at {offset + size:#x}, the file at {len(data):#x}",
-                    where,
-                    start + number * length + 24,
+                    f"the section ends at {row.offset + row.size:#x}, the file at {len(data):#x}", where, place + 24
                 )
-            if row["sh_flags"] & SHF_COMPRESSED:
-                raise self.error("compressed sections are not read", where, start + number * length + 8)
-            total += size
+            if row.flags & SHF_COMPRESSED:
+                raise self.error("compressed sections are not read", where, place + 8)
+            total += row.size
             if total > 2 * len(data):  # else a small file could ask for any amount of memory
-                raise self.error("sections overlap", where, start + number * length + 24)
-            bodies.append(data[offset : offset + size])
-        names = header["e_shstrndx"]
+                raise self.error("sections overlap", where, place + 24)
+            bodies.append(data[row.offset : row.offset + row.size])
         if not 0 < names < count:
             raise self.error(f"the names of sections are in section {names} of {count}", "ELF header", 62)
         found = []
         for number, row in enumerate(rows):
             where = f"section header {number}"
-            name = self._string(bodies[names], row["sh_name"], where, start + number * length) or f"section {number}"
-            found.append(
-                Section(
-                    number,
-                    name,
-                    _number(row["sh_type"]),
-                    row["sh_flags"],
-                    bodies[number],
-                    row["sh_size"],
-                    row["sh_link"],
-                    row["sh_info"],
-                    row["sh_offset"],
-                )
-            )
+            name = self._string(bodies[names], row.name, where, start + number * length) or f"section {number}"
+            body = bodies[number]
+            found.append(Section(number, name, row.type, row.flags, body, row.size, row.link, row.info, row.offset))
         return found
 
     def _string(self, table: bytes, offset: int, section: str, place: int) -> str:
@@ -255,12 +246,3 @@ class Image:
                         f"offset {offset:#x} is outside of {section.name}", table.name, number * _RELOCATION
                     )
                 yield Relocation(offset, info & 0xFFFFFFFF, self.symbols[symbol], table.name, number * _RELOCATION)
-
-
-def _number(value: object) -> int:
-    """A section type: pyelftools gives known ones by name."""
-    if isinstance(value, int):
-        return value
-    from elftools.elf.enums import ENUM_SH_TYPE_BASE
-
-    return int(ENUM_SH_TYPE_BASE.get(str(value), 0))
