@@ -7,14 +7,21 @@ else that it raises, a hang or memory without bound is a finding.
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import shutil
 import struct
+import sys
 from array import array
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
 from importlib.util import source_hash
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from tempfile import mkdtemp
+from zlib import crc32
 
 from pylsm import toml
 from pylsm.asm import MapSpec, MapType
@@ -23,12 +30,17 @@ from pylsm.asm.parse import parse, parse_program
 from pylsm.audit.decode import Decoder
 from pylsm.audit.events import KINDS
 from pylsm.audit.session import Counts
-from pylsm.btf import Btf, BtfError, Kind
-from pylsm.cli import config as settings
+from pylsm.btf import Btf, BtfError, BtfWriter, Type, declare
+from pylsm.btf.index import TypeIndex
+from pylsm.cli import config as cli_config
 from pylsm.cli import parser_for
 from pylsm.errors import PylsmError
 from pylsm.loader.elf import ElfError, ObjectFile
-from pylsm.loader.errors import RingCorrupt
+from pylsm.loader.elf.core import KINDS as QUESTIONS
+from pylsm.loader.elf.image import EM_BPF
+from pylsm.loader.elf.image import Image as Container
+from pylsm.loader.elf.writer import write_object
+from pylsm.loader.errors import RingCorrupt, SpecError
 from pylsm.loader.image import MAGIC, Image, ImageError
 from pylsm.loader.prepare import prepare
 from pylsm.loader.ringbuf import BUSY, DISCARD, walk
@@ -37,7 +49,7 @@ from pylsm.output.heartbeat import verify
 from pylsm.recording import expect
 from pylsm.recording.read import Recording
 from pylsm.recording.summary import summary
-from pylsm.recording.touched import Touched
+from pylsm.recording.touched import CATEGORIES, Touched
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -92,28 +104,27 @@ def ring(data: bytes) -> None:
 
 
 def btf(data: bytes) -> None:
-    """Type information → every type and every attribute of it, or a BtfError."""
+    """Type information (of an odd length: it continues another) → all of every type, or a BtfError."""
     try:
-        types = Btf(data)
+        types = Btf(data, base=_BASE if len(data) % 2 else None)
+        ids = [*islice(types.types(own=True), 16), 0x7FFFFFFF]
     except BtfError:
         return
-    try:
-        numbers = [0, 1, 0x7FFFFFFF, *types.types()][:16]
-    except BtfError:
-        return
-    for number in numbers:
-        for question in (types.size_of, types.align_of, types.c_name, types.dump_c, types.func_proto, types.body):
-            _ask(question, number)  # type: ignore[arg-type]
-        _ask(types.member, number, "next.a[2]")
+    for id in ids:
+        for question in _QUESTIONS:
+            _ask(question, types, id)
+        _ask(types.member, id, "next.a[2]")
         try:
-            found = types.type(number)
+            found = types.type(id)
         except BtfError:
             continue
-        for name in ("name", "size", "members", "enumerators", "params", "variables", "array", "linkage", "component"):
-            _ask(getattr, found, name)
-    for name in ("node", "task_struct", ""):
-        _ask(types.find, name, Kind.STRUCT)
-        _ask(types.find_c, f"struct {name}")
+        for attribute in _ATTRIBUTES:
+            _ask(attribute, found)
+    for name in ("node", "struct task_struct"):
+        _ask(types.find_c, name)
+    _ask(types.member, "node", "next.a[2]")
+    _ask(types.enumerator, "node", "next")
+    _ask(_marks, types)
 
 
 def _ask(question: Callable[..., object], *arguments: object) -> None:
@@ -123,14 +134,91 @@ def _ask(question: Callable[..., object], *arguments: object) -> None:
         assert str(error)
 
 
+def _marks(types: Btf) -> None:
+    """How records of larger files are found."""
+    index = TypeIndex(types._words, exact=False)
+    for number in range(min(index.count(), 16)):
+        position = index.locate(number)
+        assert index.number(position) == number
+        index.end(position)
+
+
+def _parts(found: Type, name: str) -> None:
+    """Members and their like, each with all that is asked of it when it is asked for."""
+    for part in getattr(found, name)[:4]:
+        repr(part)
+        for attribute in ("size", "signed", "offset", "bit_size"):
+            _ask(getattr, part, attribute, None)
+
+
+_BASE = declare({"node": {"next": "struct node *", "a": "u32[4]"}}, name="base")
+_QUESTIONS: list[Callable[[Btf, int], object]] = [
+    *(Btf.size_of, Btf.align_of, Btf.is_signed, Btf.legacy_width, Btf.resolve, Btf.name_of, Btf.body),
+    *(Btf.c_name, Btf.dump_c, Btf.func_proto),
+]
+_ATTRIBUTES: list[Callable[[Type], object]] = [
+    repr,
+    *(
+        attrgetter(name)
+        for name in ("type_id", "size", "signed", "encoding", "bits", "bit_shift", "array", "linkage", "component")
+    ),
+    *(partial(_parts, name=name) for name in ("members", "enumerators", "params", "variables")),
+]
+
+
 def elf(data: bytes) -> None:
-    """A BPF object → its programs, relocated against its own types, or an ElfError or BtfError."""
+    """A BPF object, or sections of one, → its programs for two kernels and its variables, or an error of ours."""
     try:
-        file = ObjectFile(data, "fuzzed")
-        for name in file.programs:
-            file.program(name, file.btf)
-    except (ElfError, BtfError, AsmError):
+        file = ObjectFile(data if data[:4] == b"\x7fELF" else _object(data), "fuzzed")
+    except (ElfError, BtfError, AsmError) as error:
+        assert str(error)
         return
+    for kernel in (file.btf, _KERNEL):
+        for name in file.programs if kernel is not None else ():
+            try:
+                file.program(name, kernel)
+            except (ElfError, BtfError, AsmError) as error:
+                assert str(error)
+    for symbol in file._image.symbols[:8]:
+        try:
+            file.variable(symbol.name)
+        except SpecError as error:
+            assert str(error)
+
+
+_BETWEEN = b"\xff--\xff"
+
+
+def _object(sections: bytes) -> bytes:
+    """Sections (NAME, 0, type, flags, link, info, content) as an object: of any lengths, where a file is refused."""
+    rows, names, contents = [bytes(64)], b"", bytes(64)
+    parts = sections.split(_BETWEEN)
+    for number, part in enumerate([*parts, b".names\0\3\0\0\0"], 1):
+        name, _, rest = part.partition(b"\0")
+        names += name + b"\0"
+        kind, flags, link, info = rest[:4].ljust(4, b"\0")
+        content = rest[4:] if number <= len(parts) else names
+        place = len(names) - len(name) - 1, kind, flags, 0, len(contents), len(content), link, info, 8, 0
+        rows.append(struct.pack("=IIQQQQIIQQ", *place))
+        contents += content + bytes(-len(content) % 8)
+    order = 1 if sys.byteorder == "little" else 2
+    ident = b"\x7fELF" + bytes((2, order, 1)).ljust(12, b"\0")
+    header = struct.pack("=HHIQQQIHHHHHH", 1, EM_BPF, 1, 0, 0, len(contents), 0, 64, 0, 0, 64, len(rows), len(rows) - 1)
+    return ident + header + contents[64:] + b"".join(rows)
+
+
+def _sections(file: bytes) -> bytes:
+    """What `_object` makes of them is such a file."""
+    return _BETWEEN.join(
+        one.name.encode() + bytes((0, one.type, one.flags & 255, one.link, one.info)) + (one.data or bytes(one.size))
+        for one in Container(file, "seed").sections[1:]
+    )
+
+
+#: What `objects` ask for, elsewhere and of other sizes.
+_KERNEL = declare(
+    {"s": {"first": "u64", "b": "u16[2]", "t": "struct t"}, "t": {"other": "u8", "v": "u8"}}, name="kernel"
+)
 
 
 def image(data: bytes) -> None:
@@ -161,23 +249,51 @@ def log(data: bytes) -> None:
 def config(data: bytes) -> None:
     """A configuration, or an allow-list → options, or an error in one line that names the file."""
     _FILE.write_bytes(data)
-    readers: list[Callable[[], object]] = [lambda: expect.load(str(_FILE))]
-    for line in (["run", "--config", str(_FILE), "--", "true"], ["attach", "--config", str(_FILE)]):
-        readers.append(lambda line=line: settings.read(_PARSER, line))  # type: ignore[misc]
-    for read in readers:
-        try:
-            read()
-        except PylsmError as error:
-            assert str(error).isprintable() and str(_FILE) in str(error), ascii(str(error))
-        finally:
-            for action, default in _DEFAULTS:
-                action.default = default
+    path = str(_FILE)
+    try:
+        table = toml.load(path)
+    except PylsmError as error:
+        _says(error)
+        return
+    try:
+        expect.from_dict(table, path)
+    except PylsmError as error:
+        _says(error)
+    try:
+        found = cli_config.settings(table, path, _SHARED)
+    except PylsmError as error:
+        _says(error)
+        return
+    # Reading a command line takes a hundred times as long as that, and with what was refused it ends the same way.
+    command, *_ = line = _LINES[crc32(data) % len(_LINES)]
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            options = cli_config.read(_PARSER, [*line, "--config", path, *_REST.get(command, ())])
+        for name, action in _OWN[command].items():
+            if name in found:
+                assert getattr(options, action.dest) == found[name].converted, name
+    except SystemExit:  # --print-config
+        again = toml.loads(printed.getvalue())
+        for name in _OWN[command].keys() & found.keys():
+            assert repr(again.get(name, [])) == repr(found[name].value), name
+    finally:
+        for action, default in _DEFAULTS:
+            action.default = default
+
+
+def _says(error: PylsmError) -> None:
+    assert str(error).isprintable() and str(_FILE) in str(error), ascii(str(error))
 
 
 _FILE = Path(mkdtemp(dir="/dev/shm"), "fuzzed")
 atexit.register(shutil.rmtree, _FILE.parent)
 _PARSER = parser_for(())
-_DEFAULTS = [(action, action.default) for of in settings.configurable(_PARSER).values() for action in of._actions]
+_OWN = {name: cli_config.fields(command) for name, command in cli_config.configurable(_PARSER).items()}
+_SHARED = cli_config.shared(_PARSER)
+_LINES = [[name, *option] for name in _OWN for option in ((), ("--print-config",))]
+_REST = {"run": ("--", "true")}
+_DEFAULTS = [(action, action.default) for command in _OWN.values() for action in command.values()]
 
 
 def asm(data: bytes) -> None:
@@ -196,6 +312,78 @@ def records() -> list[bytes]:
     return plain + [record[:6] + b"\xff\xff" + record[8:] + b"\n\x1b[2J\xe2\x80\xae\xff\0" for record in plain]
 
 
+def type_information() -> list[bytes]:
+    """One type of each kind, and a struct of others, small; on their own, after a base and in the other byte order."""
+    made: list[Callable[[BtfWriter, int], object]] = [
+        lambda w, n: w.float_("f", 8),
+        lambda w, n: w.ptr(n),
+        lambda w, n: w.array(n, 4, n),
+        lambda w, n: w.struct("s", [("a", n, None), ("b", n, 32, 3), ("b", n, 35, 29)]),
+        lambda w, n: w.union("u", [("", w.union("", [("a", n, None)]), None)]),
+        lambda w, n: w.enum("e", [("a", -1), ("next", 1)]),
+        lambda w, n: w.enum64("node", [("a", 1), ("next", 1 << 40)]),
+        lambda w, n: w.fwd("node"),
+        lambda w, n: w.typedef("node", w.struct("", [("next", n, None)])),
+        lambda w, n: w.const(w.volatile(w.ptr(w.restrict(w.type_tag("rcu", n))))),
+        lambda w, n: w.func("f", w.func_proto(n, [("a", n), ("", 0)])),
+        lambda w, n: w.datasec(".data", [(w.var("v", n), 0, 4)]),
+        lambda w, n: w.decl_tag("tag", w.struct("s", [("a", n, None)]), 0),
+        lambda w, n: w.struct("node", [("next", w.struct("t", [("a", w.array(n, 4), None)]), None)]),
+    ]
+    seeds = []
+    for base in (None, _BASE):
+        for order in ("little", "big"):
+            for make in made:
+                writer = BtfWriter(order, base=base)
+                make(writer, writer.int_("n", 4, signed=True))
+                data = writer.encode()
+                seeds.append(data + bytes((len(data) + bool(base)) % 2))  # the length says whether there is a base
+    return seeds
+
+
+def objects() -> list[bytes]:
+    """Objects of one program that uses one thing of its loader each: fixtures/elf has those of a compiler."""
+    writer = BtfWriter()
+    number = writer.int_("int", 4, signed=True)
+    writer.enum("e", [("one", 1)])
+    writer.struct("s", [("t", writer.struct("t", [("v", number, None)]), None), ("b", writer.array(number, 4), None)])
+    writer.struct("bits", [("low", number, 0, 3), ("high", number, 3, 29)])
+    writer.func("kfunc", writer.func_proto(number, [("v", number)]))
+    writer.var("ksym", number)
+    kernel = Btf(writer.encode(), name="kernel")
+    uses = (
+        "",
+        ".map m hash key=4 value=8 max_entries=1\nr1 = map[m]\n",
+        ".map d array key=4 value=8 max_entries=1\nr1 = map[d][0]+4\n",
+        ".map p prog_array key=4 value=4 max_entries=1\nr2 = map[p]\n",
+        "call sub\nr0 = 0\nexit\n.func sub\n",
+        "r2 = subprog[sub]\nr0 = 0\nexit\n.func sub\n",
+        "call kfunc#kfunc\n",
+        "r1 = ksym[ksym]\n",
+        "r1 = *(u32 *)(r2 +{s.b[1]})\n",
+        "r1 = {s.t.v}\nr2 = {size s.b}\nr3 = {exists s.t}\n",
+        "r1 = {type id s}\nr2 = {type size s}\nr3 = {type exists t}\n",
+        "r1 = *(u64 *)(r1 +{load bits.high})\nr1 <<= {lshift bits.high}\nr1 >>= {rshift bits.high}\n",
+        "r1 = {enum e.one}\n",
+    )
+    programs = [parse_program(f'.section "lsm/f"\n{use}r0 = 0\nexit\n') for use in uses]
+    files = [
+        write_object([one], kernel=kernel, slots={"p": [one.name]} if one.maps and one.maps[0].name == "p" else None)
+        for one in programs
+    ]
+    return files + [_sections(asking) for file in files for asking in [file, *_questions(file)]]
+
+
+def _questions(file: bytes) -> list[bytes]:
+    """The object with each question that CO-RE knows in the place of its first."""
+    ext = Container(file, "seed").section(".BTF.ext")
+    places = [one.place for asked in ObjectFile(file)._ext.relocations.values() for one in asked]
+    if ext is None or not places:
+        return []
+    at = ext.offset + places[0] + 12
+    return [file[:at] + struct.pack("=I", kind) + file[at + 4 :] for kind in range(len(QUESTIONS))]
+
+
 def images() -> list[bytes]:
     """What is behind the checksum of a prepared map."""
     whole = prepare((), maps=[MapSpec("m", MapType.HASH, key=4, value=8, max_entries=2)]).encode()
@@ -212,8 +400,25 @@ def logs() -> list[bytes]:
     return ["\n".join([first, *lines, last, ""]).encode(), *(line.encode() for line in lines)]
 
 
+def configs() -> list[bytes]:
+    """A file of each field: as a switch, as the first of its choices or as a number, and as a list of texts."""
+    seeds = []
+    for name, action in _SHARED.items():
+        values = [*map(str, action.choices or ()), "1"][:1]
+        value = "true" if action.nargs == 0 else toml.quote(values if isinstance(action.default, list) else values[0])
+        seeds.append(f"{name} = {value}\n".encode())
+    return seeds + [f'{category} = ["/a*", "*:80"]\n'.encode() for category in CATEGORIES]
+
+
 #: Inputs to begin with, beside those that are kept.
-SEEDS: dict[str, Callable[[], list[bytes]]] = {"decode": records, "image": images, "log": logs}
+SEEDS: dict[str, Callable[[], list[bytes]]] = {
+    "decode": records,
+    "btf": type_information,
+    "elf": objects,
+    "image": images,
+    "log": logs,
+    "config": configs,
+}
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "decode": decode,
