@@ -58,10 +58,12 @@ class _Declarator:
         """`inner` declared as the type: text(id of `char *`, "p") is "char *p"."""
         before: list[str] = []  # const and volatile of what comes next
         behind: list[str] = []  # type tags of what comes next
+        passed: set[int] = set()
         for _ in range(_MAX_CHAIN):
             self._steps -= 1
-            if self._steps < 0 or depth > _MAX_DEPTH or id in self._open:
+            if self._steps < 0 or depth > _MAX_DEPTH or id in self._open or id in passed:
                 break
+            passed.add(id)
             type = self._btf.type(id)
             kind = type.kind
             if kind in _QUALIFIERS:

@@ -217,7 +217,10 @@ def test_circles_end() -> None:
     for btf in (own, pair, array):
         quickly(lambda btf=btf: btf.size_of(1), "circle")
         assert btf.align_of(1) == 1
-    assert Btf(raw([0, PTR, 1])).c_name(1) == "… " + "*" * 256
+    assert Btf(raw([0, PTR, 1])).c_name(1) == "… *"
+    assert Btf(raw([0, PTR, 2, 0, PTR, 3, 0, PTR, 1])).c_name(1) == "… ***"
+    prototypes = Btf(raw([0, PTR, 2, 0, PROTO | 1, 1, 1, 3, 0, PTR, 3]))
+    assert len(prototypes.c_name(1)) < 100
     assert Btf(raw([0, PROTO | 1, 0, 1, 1])).c_name(1) == "void (… a)"
 
 
