@@ -20,18 +20,18 @@ from pylsm.cli.options import (
     open_shipping,
     pid,
     service_manager,
+    user,
     watching,
 )
 from pylsm.cli.signals import Signals
 from pylsm.cli.sink import Sink
 from pylsm.cli.status import LOST, say
-from pylsm.cli.who import add_selectors, anybody, named, selection, unmatched
 from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import signal
-    from argparse import ArgumentParser, Namespace, _SubParsersAction
+    from argparse import ArgumentParser, Namespace, _ArgumentGroup, _SubParsersAction
     from collections.abc import Sequence
 
     from pylsm.audit.cgroups import Cgroup
@@ -78,7 +78,7 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
         metavar="PID",
         help="a process, by its pid (or a thread's) as you see it here; may be repeated",
     )
-    add_selectors(who)
+    _add_selectors(who)
     keep = parser.add_argument_group("an audit that goes on when pylsm ends").add_mutually_exclusive_group()
     keep.add_argument(
         "--pin",
@@ -101,6 +101,54 @@ def add_parser(commands: _SubParsersAction[ArgumentParser]) -> None:
     parser.set_defaults(handler=_attach, parser=parser)
 
 
+def _add_selectors(group: _ArgumentGroup) -> None:
+    """Add those that name processes other than by pid; `pylsm.cli.who` says what they stand for."""
+    group.add_argument(
+        "--comm",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="processes by name, such as nginx or 'php-*'; those too that execute a program of that name later",
+    )
+    group.add_argument(
+        "--exe",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="processes by their executable, such as /usr/bin/ssh or '/opt/agent/*'; those too that execute it later",
+    )
+    group.add_argument(
+        "--uid",
+        "--user",
+        type=user,
+        action="append",
+        default=[],
+        metavar="USER",
+        help="processes of this user, by uid or name, those that start later included",
+    )
+    group.add_argument(
+        "--cgroup",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="processes in this cgroup or below it, those that join later included: a directory, a path such as "
+        "/system.slice/ssh.service, or the name of a systemd unit",
+    )
+    group.add_argument(
+        "--container",
+        action="append",
+        default=[],
+        metavar="ID|NAME",
+        help="the processes of a running container (docker, podman, containerd, CRI-O, LXC, nspawn)",
+    )
+    group.add_argument("--all", action="store_true", help="every process of this machine but pylsm: expect a lot")
+
+
+def _anybody(options: Namespace) -> bool:
+    """One of them is given."""
+    return options.all or any((options.comm, options.exe, options.uid, options.cgroup, options.container))
+
+
 def _attach(options: Namespace) -> int:
     _check(options)
     if not enabled(options):
@@ -111,7 +159,11 @@ def _attach(options: Namespace) -> int:
             manager.tell("READY=1")  # to have nothing to do is no failure
         return 0
     pids = list(dict.fromkeys(targets.resolve(number).pid for number in options.pid))
-    select = selection(options)
+    select = None
+    if _anybody(options):
+        from pylsm.cli.who import selection
+
+        select = selection(options)
     if os.getpid() in pids:
         raise PylsmError(f"process {os.getpid()} is this pylsm itself", hint="name another process")
     seen = watching(options)
@@ -125,6 +177,8 @@ def _attach(options: Namespace) -> int:
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1))
             count = audit.trace_families(pids)
             if select is not None and not select.everybody and not audit.selected:
+                from pylsm.cli.who import unmatched
+
                 unmatched(options)
             if select is not None or options.traced_map is not None or audit.continued:
                 count = len(audit.family())
@@ -141,7 +195,7 @@ def _attach(options: Namespace) -> int:
 def _check(options: Namespace) -> None:
     """Refuse options that contradict each other."""
     check_output(options)
-    if not options.pid and not anybody(options) and options.traced_map is None and options.adopt is None:
+    if not options.pid and not _anybody(options) and options.traced_map is None and options.adopt is None:
         options.parser.error(
             "name the processes with -p, --comm, --exe, --uid, --cgroup, --container or --all, or share --traced-map "
             "with another tool"
@@ -156,7 +210,10 @@ def _check(options: Namespace) -> None:
         fixed["--ring-size"] = options.ring_size != unset("ring_size")
         fixed["--family-size"] = options.family_size != unset("family_size")
         fixed["--dedup"] = options.dedup is not None
-        fixed[named(options) or "--all"] = anybody(options)
+        if _anybody(options):
+            from pylsm.cli.who import named
+
+            fixed[named(options) or "--all"] = True
     wrong = next((option for option, given in fixed.items() if given), None)
     if wrong is not None:
         options.parser.error(f"{kept} has {'its own' if options.pin is not None else 'that of DIR'}: not with {wrong}")
