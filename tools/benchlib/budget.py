@@ -39,7 +39,7 @@ COSTS = {
 _ROUNDS, _RUNS = 50, 40
 #: Start → million guest instructions that it runs from exec to the word of it, and by how much they differ: where files
 #: and memory lie, and what interrupts it.
-STARTS = {"warm": (123.0, 3.0), "cold": (213.0, 5.0)}
+STARTS = {"warm": (122.0, 3.0), "cold": (209.0, 5.0)}
 #: What passes besides at the most: the kernel's own threads, and no grace period that it waits for (20 and more).
 _WAITED = 10.0
 #: The Python that they are of; with another, starts are measured and said only.
