@@ -108,17 +108,36 @@ def _touch(events: list[Any]) -> None:
 
 
 def _references(records: list[bytes]) -> dict[str, Callable[[bytes], object]]:
-    """Other ways to take the same record apart: struct alone (no event, no path), construct, construct compiled."""
+    """Other ways to take the same record apart: struct alone (no event, no path); an object of as many fields as an
+    event has, all made at once and read; construct, construct compiled."""
     from pylsm.audit.records import FILE_OPEN
 
     fixed = struct.Struct(FILE_OPEN.unpacker.format)
     found: dict[str, Callable[[bytes], object]] = {
         "struct, tuples only": fixed.unpack_from,
+        "an object of 13 fields, made and read": lambda record: _plain(fixed.unpack_from(record), record[fixed.size :]),
         "construct": FILE_OPEN.construct.parse,
     }
     compiled = FILE_OPEN.construct.compile()
     found["construct, compiled"] = compiled.parse
     return found
+
+
+class _Plain:
+    """As many fields as `_touch` reads, and nothing else: no names for numbers, no words for addresses."""
+
+    __slots__ = tuple("abcdefghijklm")
+
+    def __init__(self, *values: Any) -> None:
+        self.a, self.b, self.c, self.d, self.e, self.f, self.g, *rest = values
+        self.h, self.i, self.j, self.k, self.l, self.m = rest
+
+
+def _plain(values: tuple[Any, ...], path: bytes) -> _Plain:
+    comm = values[7].partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    made = _Plain(*values[:7], comm, *values[8:12], path[:-1].decode("utf-8", "surrogateescape"))
+    made.a, made.b, made.c, made.d, made.e, made.f, made.g, made.h, made.i, made.j, made.k, made.l, made.m  # noqa: B018
+    return made
 
 
 def _sizes(runs: int) -> list[dict[str, Any]]:
