@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock, get_native_id, start_new_thread  # of threading it takes no more than these
 
-from pylsm.errors import PylsmError
 from pylsm.light import TYPE_CHECKING
 from pylsm.loader.bpf import Handle
 from pylsm.loader.errors import SpecError
@@ -183,7 +182,7 @@ class Object:
         while self._begun:
             try:
                 self.finish()
-            except (PylsmError, OSError):
+            except Exception:  # whatever the thread ran into
                 continue  # then there is nothing of it to be taken away
         links, programs, maps = list(self.links.values()), list(self.programs.values()), list(self.maps.values())
         self.links, self.programs, self.maps = {}, {}, {}
@@ -231,8 +230,10 @@ class _Attaching:
             self._error = error
         finally:
             self._answered.release()
-            if self._answer.locked():
+            try:  # noqa: SIM105 (contextlib is not worth its import here)
                 self._answer.release()
+            except RuntimeError:
+                pass  # another one's answer has not been waited for yet
 
     @property
     def waits(self) -> bool:
