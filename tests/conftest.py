@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,20 @@ _BPFFS = "/sys/fs/bpf"
 IN_VM = bool(os.environ.get("PYLSM_VM"))
 # Natively these are not even collected: one line says so, in place of a skip for each.
 collect_ignore = [] if IN_VM else ["vm"]
+
+
+_BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, default=0.0, help="skip tests that have not begun by then (0: none)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--minutes")
+    if minutes and time.monotonic() - _BEGAN > minutes * 60:
+        pytest.skip(f"not begun after {minutes:g} minutes, which is all that this kernel gets (tools/test)")
 
 
 def pytest_configure() -> None:
