@@ -95,15 +95,17 @@ class Layout:
     def places(self) -> dict[str, tuple[int, Struct, bool]]:
         """Where each field is: its offset, its form as a `struct.Struct`, and whether it is text, which a NUL ends."""
         if not self._places:
+            places: dict[str, tuple[int, Struct, bool]] = {}
             end = 0
             for line in self._fields.split("\n"):
                 kind, _, name = line.strip().partition(" ")
                 if name:
                     name, _, count = name.rstrip("]").partition("[")
                     form = Struct(f"{count}s") if count else _FORMS[kind]
-                    self._places[name] = (end, form, kind == "char")
+                    places[name] = (end, form, kind == "char")
                     end += form.size
             self.size = end
+            self._places = places  # last: another thread finds all of it, or nothing
         return self._places
 
     def __call__(self, **values: int | bytes) -> Structure:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
+import threading
 
 import pytest
 
@@ -116,3 +118,20 @@ def test_memory_stays_where_it_is() -> None:
     with pytest.raises(BufferError):
         memory.extend(b"more")
     assert Memory(0).address == 0 and Memory(3) == bytes(3)
+
+
+def test_threads_that_make_the_first_structure_of_a_layout_at_once() -> None:
+    fields = "\n".join(f"u64 f{number}" for number in range(40))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            layout, sizes = Layout("x", fields), []
+            threads = [threading.Thread(target=lambda: sizes.append(len(layout(f39=1)))) for _ in range(4)]  # noqa: B023
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sizes == [320] * 4
+    finally:
+        sys.setswitchinterval(interval)
